@@ -1,0 +1,189 @@
+"""What came of an event: of each rule, of the turn, and of everything that followed from it.
+
+Belongs here: plain records that a turn fills in, and the receipt that an emitter is given. They must not know
+how turns run or where anything is stored.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from onwhen.engine.events import Event
+from onwhen.engine.rules import Condition
+from onwhen.engine.state import Change
+from onwhen.engine.store import DeadLetter, Failure, Timer
+from onwhen.errors import RuleFailed
+
+__all__ = ["Outcome", "Receipt", "ReceiptStatus", "RuleRun", "RunStatus", "failure_of"]
+
+RunStatus: TypeAlias = Literal["fired", "skipped", "failed", "stopped"]
+ReceiptStatus: TypeAlias = Literal["accepted", "handled", "duplicate", "waiting", "recorded"]
+
+_TRACEBACK_LINES = 12  # frames kept of a traceback on each end
+
+
+class RuleRun(msgspec.Struct, kw_only=True):
+    """One rule, considered once.
+
+    Attributes:
+        rule: id of the rule.
+        event_type: type of what it was considered for: the event, or a property event of the same turn.
+        property: for property events, the property.
+        cause: id of the rule whose change led to the property event; "" for the event itself.
+        status: "fired", it ran; "skipped", a condition did not hold; "stopped", a middleware did not go on;
+            "failed", it raised and what it did was undone.
+        condition: what did not hold, for a rule that was skipped; None if no trigger fitted the values.
+        stopped_by: name of the middleware that did not go on.
+        error: what was raised.
+        handled: a middleware caught the error and went on; nothing is retried.
+        changes: what it changed of its subject, in order.
+        messages: what it sent.
+        timers: what it set to be sent later.
+        cancelled: keys of the timers it cancelled.
+        attempt: 1 for the first run on this event.
+        retry_at: when it will be run again, for one that failed and will be.
+    """
+
+    rule: str
+    event_type: str
+    property: str = ""
+    cause: str = ""
+    status: RunStatus = "fired"
+    condition: Condition | None = None
+    stopped_by: str = ""
+    error: BaseException | None = None
+    handled: bool = False
+    changes: tuple[Change, ...] = ()
+    messages: tuple[Event, ...] = ()
+    timers: tuple[Timer, ...] = ()
+    cancelled: tuple[str, ...] = ()
+    attempt: int = 1
+    retry_at: datetime | None = None
+
+
+class Outcome(msgspec.Struct, kw_only=True):
+    """One turn, committed.
+
+    Attributes:
+        event: what was handled.
+        runs: the rules, in the order in which they were considered.
+        error: why the event as a whole failed; then nothing of what its rules did was kept.
+        dead: dead letters that the turn left.
+    """
+
+    event: Event
+    runs: tuple[RuleRun, ...] = ()
+    error: BaseException | None = None
+    dead: tuple[DeadLetter, ...] = ()
+
+
+class Receipt:
+    """What `emit` returns: what every rule did with the event, and with all that followed from it.
+
+    Attributes:
+        event: the event.
+        status: "handled", its turn is committed; "duplicate", it had been accepted before, nothing was done;
+            "waiting", it is accepted but waits behind a retry of its subject; "recorded", it was emitted inside
+            a turn and is sent when that commits; "accepted", it is safe but not handled yet.
+        cascade: receipts of the messages that its rules sent, in order.
+    """
+
+    __slots__ = ("_outcome", "cascade", "event", "status")
+
+    def __init__(self, event: Event, status: ReceiptStatus = "accepted") -> None:
+        self.event = event
+        self.status: ReceiptStatus = status
+        self.cascade: list[Receipt] = []
+        self._outcome: Outcome | None = None
+
+    @property
+    def runs(self) -> tuple[RuleRun, ...]:
+        """The rules that were considered for this event, in order."""
+        return self._outcome.runs if self._outcome else ()
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why the event as a whole failed, if it did."""
+        return self._outcome.error if self._outcome else None
+
+    @property
+    def dead(self) -> tuple[DeadLetter, ...]:
+        """Dead letters that this event left."""
+        return self._outcome.dead if self._outcome else ()
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """What was changed of the subject, in order."""
+        return tuple(change for run in self.runs for change in run.changes)
+
+    @property
+    def sent(self) -> tuple[Event, ...]:
+        """The messages that were sent, in order."""
+        return tuple(event for run in self.runs for event in run.messages)
+
+    @property
+    def timers(self) -> tuple[Timer, ...]:
+        """The timers that were set, in order."""
+        return tuple(timer for run in self.runs for timer in run.timers)
+
+    @property
+    def fired(self) -> tuple[str, ...]:
+        """Ids of the rules that ran for this event, in order."""
+        return tuple(run.rule for run in self.runs if run.status == "fired")
+
+    def walk(self) -> Iterator[Receipt]:
+        """Go through this receipt and all that followed from it, depth first."""
+        waiting = [self]
+        while waiting:
+            receipt = waiting.pop()
+            yield receipt
+            waiting.extend(reversed(receipt.cascade))
+
+    @property
+    def failures(self) -> tuple[tuple[str, BaseException], ...]:
+        """Rule id ("" for an event as a whole) and error of all that failed, in the whole cascade."""
+        found: list[tuple[str, BaseException]] = []
+        for receipt in self.walk():
+            if receipt.error is not None:
+                found.append(("", receipt.error))
+            found.extend((run.rule, run.error) for run in receipt.runs if run.error is not None)
+        return tuple(found)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing in the whole cascade failed."""
+        return not self.failures
+
+    def raise_for_failure(self) -> Receipt:
+        """Return this receipt if nothing failed in the whole cascade.
+
+        Raises:
+            RuleFailed: something did; the first error is its cause.
+        """
+        failures = self.failures
+        if failures:
+            told = "; ".join(f"{rule or 'the event'}: {error!r}" for rule, error in failures)
+            raise RuleFailed(f"{self.event.type} to {self.event.subject}: {told}", failures) from failures[0][1]
+        return self
+
+    def __repr__(self) -> str:
+        counts = dict.fromkeys(("fired", "skipped", "stopped", "failed"), 0)
+        for run in self.runs:
+            counts[run.status] += 1
+        shown = ", ".join(f"{number} {status}" for status, number in counts.items() if number) or "no rule matched"
+        return f"<Receipt {self.event.type} to {self.event.subject}: {self.status}, {shown}>"
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Return an error as it is kept in a store."""
+    lines = traceback.format_exception(type(error), error, error.__traceback__, limit=-_TRACEBACK_LINES)
+    return Failure(type=_type_name(type(error)), message=str(error), traceback="".join(lines))
+
+
+def _type_name(kind: type[Any]) -> str:
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

@@ -1,0 +1,93 @@
+"""What happens after a rule has failed, as data: a policy decides, the engine carries the decision out.
+
+Belongs here: the policy, its decisions and the arithmetic of delays. It must not know of clocks, stores or
+rules: it is given an error and an attempt and answers with a value.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeAlias
+
+from onwhen.errors import RuleDefinitionError
+
+__all__ = ["GiveUp", "RetryAfter", "RetryDecision", "RetryPolicy"]
+
+
+@dataclass(frozen=True, slots=True)
+class RetryAfter:
+    """Run the rule again once `delay` has passed."""
+
+    delay: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """The attempts are used up, or the error is not one to retry: set the event aside as a dead letter."""
+
+
+RetryDecision: TypeAlias = RetryAfter | GiveUp
+
+_MAX_EXPONENT = 64  # 2 ** 64 s is past every max_delay; a larger exponent would only overflow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """How often a failed rule is run again, and when.
+
+    Args:
+        attempts: how often the rule is run at most, the first time included (a count, at least 1).
+        delay: wait before the second attempt.
+        factor: each further wait is this many times the one before (at least 1).
+        max_delay: no wait is longer.
+        jitter: up to this share of a wait is added to it (0 to 1), so that failures do not come back all at
+            once. It is derived from the event and the attempt, so a turn that is run again decides the same.
+        retry_on: an exception class, a tuple of them, or a predicate on the error; other errors give up at once.
+        in_order: later events of the subject wait until this rule has succeeded or given up. With False they
+            go on, and the retry is run when it is due.
+
+    Raises:
+        RuleDefinitionError: a value is out of its range.
+    """
+
+    attempts: int = 1
+    delay: timedelta = timedelta(seconds=1)
+    factor: float = 2.0
+    max_delay: timedelta = timedelta(minutes=5)
+    jitter: float = 0.1
+    retry_on: type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool] = Exception
+    in_order: bool = True
+
+    def __post_init__(self) -> None:
+        checks = {
+            f"attempts={self.attempts!r} must be at least 1": self.attempts >= 1,
+            f"delay={self.delay!r} must not be negative": self.delay >= timedelta(0),
+            f"factor={self.factor!r} must be at least 1": self.factor >= 1,
+            f"max_delay={self.max_delay!r} must not be negative": self.max_delay >= timedelta(0),
+            f"jitter={self.jitter!r} must be from 0 to 1": 0 <= self.jitter <= 1,
+        }
+        for problem, fine in checks.items():
+            if not fine:
+                raise RuleDefinitionError(f"RetryPolicy: {problem}")
+
+    def decide(self, error: BaseException, *, attempt: int, seed: str) -> RetryDecision:
+        """Say what to do after an attempt has failed.
+
+        Args:
+            error: what the rule raised.
+            attempt: the attempt that failed (1 is the first).
+            seed: any stable text of this event and rule; the jitter is derived from it.
+        """
+        if attempt >= self.attempts or not self._retries(error):
+            return GiveUp()
+        wait = min(self.delay.total_seconds() * self.factor ** min(attempt - 1, _MAX_EXPONENT), 1e9)
+        wait += wait * self.jitter * (zlib.crc32(f"{seed}/{attempt}".encode()) / 0xFFFFFFFF)
+        return RetryAfter(min(timedelta(seconds=wait), self.max_delay))
+
+    def _retries(self, error: BaseException) -> bool:
+        if isinstance(self.retry_on, type | tuple):
+            return isinstance(error, self.retry_on)
+        return bool(self.retry_on(error))

@@ -1,0 +1,212 @@
+"""The index of all rules of a bus: which rules an event concerns, found without looking at the others.
+
+Belongs here: rule sets taken in and out, the class of a subject by its name, and matching. It must not know
+how a rule is run, nor what a turn is.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+from onwhen.engine.chain import Call, Middleware, Scope, check
+from onwhen.engine.rules import Guard, Rule, RuleSet, Trigger
+from onwhen.engine.subjects import Subject
+from onwhen.errors import RuleDefinitionError
+
+__all__ = ["Match", "Rulebook"]
+
+_CACHE_LIMIT: Final = 20_000  # event types and property names come from outside; the memory for them is bounded
+
+
+class Match(msgspec.Struct):
+    """A rule that an event concerns.
+
+    Attributes:
+        rule: the rule.
+        guards: what its triggers still ask; one of them is enough. Empty if there is nothing to ask.
+        middleware: all that is wrapped around it, outermost first.
+        call: the rule with all of that around it; composed at its first run and kept.
+    """
+
+    rule: Rule
+    guards: tuple[Guard, ...]
+    middleware: tuple[Middleware, ...]
+    call: Call | None = None
+
+
+class Rulebook:
+    """Rule sets and middleware, indexed.
+
+    Attributes:
+        family: shared by a rulebook and its copies, so that a rule that emits through one of them is understood
+            while another one runs it.
+    """
+
+    def __init__(self) -> None:
+        self.family = object()
+        self._sets: dict[str, RuleSet] = {}
+        self._around: dict[Scope, list[Middleware]] = {"rule": [], "event": []}
+        self._types: list[type[Subject]] = []
+        self._order: dict[Rule, int] = {}
+        self._exact: dict[str, list[tuple[Rule, Trigger]]] = {}
+        self._by_property: dict[tuple[str, str], list[tuple[Rule, Trigger]]] = {}
+        self._globs: list[tuple[re.Pattern[str], Rule, Trigger]] = []
+        self._cache: dict[tuple[str, type[Subject], str], tuple[Match, ...]] = {}
+        self._stale = False
+
+    # -- what is in it
+
+    def include(self, *rule_sets: RuleSet) -> None:
+        """Take rule sets in; one that is in already stays as it is.
+
+        Raises:
+            RuleDefinitionError: another set has the name, or another class the prefix.
+        """
+        for new in rule_sets:
+            if not isinstance(new, RuleSet):
+                raise RuleDefinitionError(f"include takes rule sets, not {new!r}")
+            old = self._sets.get(new.name)
+            if old is not None and old is not new and not new.is_reimport_of(old):
+                raise RuleDefinitionError(f"a rule set named {new.name!r} is included already; rename one of them")
+            if old is None or old is not new:
+                self._claim_prefix(new, old)
+                self._sets[new.name] = new
+                new.watch(self)
+        self.invalidate()
+
+    def exclude(self, *rule_sets: RuleSet) -> None:
+        """Take rule sets out again; one that is not in is no error."""
+        for gone in rule_sets:
+            if self._sets.get(gone.name) is gone:
+                del self._sets[gone.name]
+        self.invalidate()
+
+    def use(self, middleware: Middleware, scope: Scope = "rule") -> None:
+        """Wrap a middleware around every rule, or around every event; those used first are outermost."""
+        if scope not in self._around:
+            raise RuleDefinitionError(f"scope={scope!r} must be 'rule' or 'event'")
+        check(middleware)
+        if middleware not in self._around[scope]:
+            self._around[scope].append(middleware)
+        self.invalidate()
+
+    def drop(self, middleware: Middleware) -> None:
+        """Take a middleware away again."""
+        for used in self._around.values():
+            if middleware in used:
+                used.remove(middleware)
+        self.invalidate()
+
+    @property
+    def rule_sets(self) -> tuple[RuleSet, ...]:
+        """The rule sets, in order of inclusion."""
+        return tuple(self._sets.values())
+
+    @property
+    def subject_types(self) -> tuple[type[Subject], ...]:
+        """The typed subject classes, longest prefix first."""
+        self._build()
+        return tuple(self._types)
+
+    def around(self, scope: Scope) -> tuple[Middleware, ...]:
+        """Return the middleware of a scope, outermost first."""
+        return tuple(self._around[scope])
+
+    def rules(self) -> Iterator[Rule]:
+        """Go through all rules, in order of registration."""
+        for rule_set in self._sets.values():
+            yield from rule_set
+
+    def invalidate(self) -> None:
+        """Forget what was worked out, because a rule or a middleware came or went."""
+        self._stale = True
+
+    def copy(self) -> Rulebook:
+        """Return another rulebook with the same rule sets and middleware."""
+        twin = Rulebook()
+        twin.family = self.family
+        twin.include(*self._sets.values())
+        for scope, used in self._around.items():
+            for middleware in used:
+                twin.use(middleware, scope)
+        return twin
+
+    # -- asking it
+
+    def subject_type(self, name: str) -> type[Subject]:
+        """Return the class of a subject: the one with the longest prefix that its name starts with, or `Subject`."""
+        self._build()
+        for cls in self._types:
+            if name.startswith(cls._prefix):
+                return cls
+        return Subject
+
+    def match(self, event_type: str, subject_type: type[Subject], property: str = "") -> tuple[Match, ...]:
+        """Return the rules that an event concerns, in the order in which they run.
+
+        Args:
+            event_type: type of the event.
+            subject_type: class of the subject it is addressed to.
+            property: for property events, the property it is about.
+        """
+        if self._stale:
+            self._build()
+        key = (event_type, subject_type, property)
+        found = self._cache.get(key)
+        if found is None:
+            if len(self._cache) >= _CACHE_LIMIT:
+                self._cache.clear()
+            found = self._cache[key] = tuple(self._find(*key))
+        return found
+
+    # -- working it out
+
+    def _find(self, event_type: str, subject_type: type[Subject], property: str) -> Iterator[Match]:
+        candidates = list(self._exact.get(event_type, ()))
+        candidates += self._by_property.get((event_type, property), ())
+        candidates += [(rule, trigger) for glob, rule, trigger in self._globs if glob.match(event_type)]
+        triggers: dict[Rule, list[Trigger]] = {}
+        for rule, trigger in candidates:
+            if issubclass(subject_type, rule.subject):
+                triggers.setdefault(rule, []).append(trigger)
+        around = self.around("rule")
+        for rule in sorted(triggers, key=lambda rule: (-rule.priority, self._order[rule])):
+            guards = [trigger.guard for trigger in triggers[rule]]
+            asked = () if None in guards else tuple(guard for guard in guards if guard is not None)
+            yield Match(rule, asked, around + rule.middleware)
+
+    def _build(self) -> None:
+        if not self._stale:
+            return
+        self._stale = False
+        self._cache.clear()
+        self._exact, self._by_property, self._globs = {}, {}, []
+        self._order = {rule: order for order, rule in enumerate(self.rules())}
+        for rule in self._order:
+            for trigger in rule.triggers:
+                if trigger.is_glob:
+                    self._globs.append((re.compile(fnmatch.translate(trigger.pattern)), rule, trigger))
+                elif trigger.properties:
+                    for property in trigger.properties:
+                        self._by_property.setdefault((trigger.pattern, property), []).append((rule, trigger))
+                else:
+                    self._exact.setdefault(trigger.pattern, []).append((rule, trigger))
+        types = {rule_set.subject for rule_set in self._sets.values()} - {Subject}
+        self._types = sorted(types, key=lambda cls: (-len(cls._prefix), cls._prefix))
+
+    def _claim_prefix(self, new: RuleSet, replaced: RuleSet | None) -> None:
+        for other in self._sets.values():
+            if (
+                other is not replaced
+                and other.subject is not new.subject
+                and other.subject._prefix == new.subject._prefix
+            ):
+                raise RuleDefinitionError(
+                    f"rule set {new.name!r} is for {new.subject.__qualname__} and {other.name!r} for "
+                    f"{other.subject.__qualname__}, both with prefix {new.subject._prefix!r}; use one class for both"
+                )

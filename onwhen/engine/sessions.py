@@ -1,0 +1,108 @@
+"""Subjects outside a turn: loaded, changed and committed in one piece, again and again until nobody interferes.
+
+It must not know how a bus handles what such a commit sends; it asks the bus to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from onwhen.engine.context import change_data, event_type_of
+from onwhen.engine.events import Event
+from onwhen.engine.outcomes import Receipt
+from onwhen.engine.partitions import partition_of
+from onwhen.engine.state import ABSENT, State
+from onwhen.engine.store import Answer, Commit
+from onwhen.engine.subjects import Subject
+from onwhen.errors import StoreConflict
+
+if TYPE_CHECKING:
+    from onwhen.engine.bus import EventBus
+
+__all__ = ["StoreSession"]
+
+_MAX_TRIES: Final = 100  # each failed one means that somebody else succeeded
+
+
+class StoreSession:
+    """Loads and stores subjects through a bus.
+
+    Args:
+        bus: whose store it is, and who handles the property events.
+    """
+
+    __slots__ = ("_bus",)
+
+    def __init__(self, bus: EventBus) -> None:
+        self._bus = bus
+
+    async def load(self, cls: type[Subject], name: str) -> State:
+        """Return the subject's state as it is stored now, ready to note what is asked of it."""
+        state = cls._state_of(await self._bus.store.load(name))
+        state.operations = []
+        return state
+
+    async def store(self, cls: type[Subject], state: State) -> tuple[State, Sequence[Receipt]]:
+        """Commit what was asked of a state; return it as it is then, and receipts of the events that it sent."""
+        state.collect()
+        for _ in range(_MAX_TRIES):
+            write = state.write()
+            events = self._events(cls, state)
+            if write is None and not events:
+                state.operations = []
+                return state, ()
+            commit = Commit(
+                partition=partition_of(state.name, self._bus.store.partitions),
+                subject=state.name,
+                version=state.version,
+                write=write,
+                messages=events,
+                cancel_all=state.flushed,
+            )
+            result, receipts = await self._bus.commit_outside(commit)
+            if result.answer is Answer.OK:
+                state.committed(write, result.version)
+                state.operations = []
+                return state, receipts
+            state = await self._again(cls, state)
+        raise StoreConflict(f"{state.name} moved on {_MAX_TRIES} times while it was stored; try again later")
+
+    async def _again(self, cls: type[Subject], state: State) -> State:
+        """Load fresh state and do to it what was done to the old one."""
+        fresh = await self.load(cls, state.name)
+        for verb, name, value, muted, extra in state.operations or ():
+            if verb == "set":
+                fresh.set(name, value, muted, extra)
+            elif verb == "delete":
+                fresh.delete(name, muted, extra)
+            elif verb == "set_ext":
+                fresh.set_ext(name, value)
+            elif verb == "delete_ext":
+                fresh.delete_ext(name)
+            elif verb == "flush":
+                fresh.flush()
+            else:
+                self._replace(fresh, verb, name, *value)
+        return fresh
+
+    @staticmethod
+    def _replace(fresh: State, verb: str, name: str, new: object, old: object) -> None:
+        bag = fresh.properties if verb == "replace" else fresh.ext
+        if (now := bag.read(name)) is ABSENT or now != old:
+            raise StoreConflict(
+                f"{fresh.name}: {name} was changed in place, and meanwhile by somebody else; use set({name!r}, "
+                f"function), which is applied again to the newer value"
+            )
+        if verb == "replace":
+            fresh.set(name, new)
+        else:
+            fresh.set_ext(name, new)
+
+    def _events(self, cls: type[Subject], state: State) -> list[Event]:
+        subject, now, source = cls._of(state), self._bus.clock.now(), self._bus.source
+        return [
+            Event(event_type_of(change), state.name, change_data(subject, change), time=now, source=source)
+            for change in state.changes
+            if not change.muted
+        ]

@@ -1,0 +1,311 @@
+"""The storage contract: what the engine asks of a store, as records, one commit and its four answers.
+
+Belongs here: plain data and the `Store` protocol, which every backend implements and one contract suite
+checks. It must not know how anything is kept, nor of rules: values are encoded JSON text, never user types.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime
+from typing import Protocol, TypeAlias
+
+import msgspec
+
+from onwhen.engine.clock import Clock
+from onwhen.engine.events import Event
+
+__all__ = [
+    "Answer",
+    "Commit",
+    "CommitResult",
+    "DeadLetter",
+    "Failure",
+    "LogEntry",
+    "Position",
+    "Promoted",
+    "Retry",
+    "RetryKey",
+    "Store",
+    "StoreStats",
+    "SubjectRecord",
+    "SubjectWrite",
+    "Timer",
+    "Version",
+]
+
+Position: TypeAlias = int | str
+"""Where an accepted event stands in its partition's log; opaque to the engine."""
+
+Version: TypeAlias = int | str
+"""Which state of a subject this is; opaque, compared for equality only. One that is not stored has None."""
+
+RetryKey: TypeAlias = tuple[str, str]
+"""Which waiting retry is meant: the event's id and the rule's id."""
+
+
+class Answer(enum.Enum):
+    """What a store says to a commit; exactly one of these."""
+
+    OK = "ok"
+    """All of it is stored."""
+    DONE = "done"
+    """Nothing was stored, because this event was already handled (a lost reply, a re-send)."""
+    CONFLICT = "conflict"
+    """Nothing was stored, because the subject's version has moved on: load again, run again."""
+    FENCED = "fenced"
+    """Nothing was stored, because this worker no longer owns the partition."""
+
+
+class LogEntry(msgspec.Struct, frozen=True):
+    """An accepted event that is not handled yet."""
+
+    position: Position
+    event: Event
+
+
+class SubjectRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A subject as it is stored.
+
+    Attributes:
+        name: name of the subject.
+        properties: property -> its value as JSON text (UTF-8).
+        ext: extended property -> its value as JSON text (UTF-8).
+        version: which state this is; None if the subject is not stored.
+        schema: schema version of the class that wrote the properties (see `Subject`).
+    """
+
+    name: str
+    properties: Mapping[str, bytes]
+    ext: Mapping[str, bytes]
+    version: Version | None = None
+    schema: int = 1
+
+
+class SubjectWrite(msgspec.Struct, frozen=True, kw_only=True):
+    """What a commit changes of its subject; names that are not mentioned stay as they are.
+
+    Attributes:
+        set: property -> new value as JSON text.
+        delete: properties to remove.
+        set_ext: extended property -> new value as JSON text.
+        delete_ext: extended properties to remove.
+        schema: schema version of the class that writes.
+        remove: remove the subject itself; then nothing is set.
+    """
+
+    set: Mapping[str, bytes] = {}
+    delete: Sequence[str] = ()
+    set_ext: Mapping[str, bytes] = {}
+    delete_ext: Sequence[str] = ()
+    schema: int = 1
+    remove: bool = False
+
+
+class Timer(msgspec.Struct, frozen=True, kw_only=True):
+    """An event to be delivered at `due`. A subject has at most one timer per key: a later one replaces it."""
+
+    subject: str
+    key: str
+    due: datetime
+    event: Event
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """An error as it is kept: the class's name, the message, and the traceback as text."""
+
+    type: str
+    message: str
+    traceback: str = ""
+
+
+class Retry(msgspec.Struct, frozen=True, kw_only=True):
+    """A rule that failed and waits to be run again.
+
+    Attributes:
+        subject: name of the subject.
+        event: what the rule was run on, a reaction's event included.
+        rule: id of the rule; "" stands for the event as a whole.
+        attempt: number of the attempt to come (2 is the first retry).
+        due: not before this moment.
+        in_order: later events of the subject wait for it.
+        first_failed: when the first attempt failed.
+        failure: the latest error.
+    """
+
+    subject: str
+    event: Event
+    rule: str
+    attempt: int
+    due: datetime
+    in_order: bool
+    first_failed: datetime
+    failure: Failure
+
+    @property
+    def key(self) -> RetryKey:
+        """The event's id and the rule's id: at most one retry waits for both."""
+        return self.event.id, self.rule
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """An event that a rule could not handle, set aside to be replayed or discarded.
+
+    Attributes:
+        id: stable id; the same failure of the same rule on the same event has the same id.
+        subject: name of the subject.
+        event: what the rule was run on, a reaction's event included.
+        rule: id of the rule, or "" when the event as a whole was refused.
+        failure: the last error.
+        attempts: how often it was tried.
+        first_failed: when the first attempt failed.
+        time: when it was set aside.
+    """
+
+    id: str
+    subject: str
+    event: Event
+    rule: str
+    failure: Failure
+    attempts: int
+    first_failed: datetime
+    time: datetime
+
+
+class Commit(msgspec.Struct, frozen=True, kw_only=True):
+    """One turn's effects, to be stored together or not at all.
+
+    Attributes:
+        partition: partition of the subject.
+        subject: name of the subject.
+        version: the version that was loaded; another one now is a CONFLICT.
+        token: the owner's token of this partition; another one now is FENCED. None where nobody can take over.
+        handled: log entry that this turn handled, or None; not there any more is DONE.
+        retried: waiting retry that this turn ran, or None; not there any more is DONE.
+        write: changes of the subject, or None.
+        messages: events to append to the log, in order.
+        timers: timers to set or replace.
+        cancelled: keys of timers of the subject to cancel, before `timers` are set.
+        cancel_all: cancel every timer of the subject, before `timers` are set.
+        retries: retries to wait for.
+        dead: dead letters to add.
+        revived: ids of dead letters to remove; one that is not there any more is DONE.
+    """
+
+    partition: int
+    subject: str
+    version: Version | None = None
+    token: str | None = None
+    handled: Position | None = None
+    retried: RetryKey | None = None
+    write: SubjectWrite | None = None
+    messages: Sequence[Event] = ()
+    timers: Sequence[Timer] = ()
+    cancelled: Sequence[str] = ()
+    cancel_all: bool = False
+    retries: Sequence[Retry] = ()
+    dead: Sequence[DeadLetter] = ()
+    revived: Sequence[str] = ()
+
+
+class CommitResult(msgspec.Struct, frozen=True):
+    """A store's answer; with OK also the subject's new version and where its messages went.
+
+    Attributes:
+        answer: one of four.
+        version: version of the subject now, None if it is not stored (only with OK).
+        appended: for each message its position in the log of the subject's own partition, or None where it
+            belongs to another partition and is under way (only with OK).
+    """
+
+    answer: Answer
+    version: Version | None = None
+    appended: Sequence[Position | None] = ()
+
+
+class Promoted(msgspec.Struct, frozen=True):
+    """Timers that have become due and were moved to the log, and when the next one will be."""
+
+    entries: Sequence[LogEntry]
+    next_due: datetime | None
+
+
+class StoreStats(msgspec.Struct, frozen=True, kw_only=True):
+    """How much a store holds, as counts."""
+
+    subjects: int
+    pending: int
+    timers: int
+    retries: int
+    dead: int
+
+
+class Store(Protocol):
+    """What keeps subjects, the log of accepted events, timers, retries and dead letters.
+
+    The log *is* the list of pending work: a commit removes the event that it handled. Every method may be
+    called again after a lost reply: `append` is idempotent per event source and id within `dedup_window`,
+    and `commit` answers DONE.
+    """
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions there are; fixed for the life of the stored data."""
+        ...
+
+    async def open(self, clock: Clock) -> None:
+        """Make ready for use. Stores without a clock of their own take the time from `clock`."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of what `open` took; what was stored stays."""
+        ...
+
+    async def append(self, partition: int, events: Sequence[Event]) -> Sequence[Position | None]:
+        """Accept events: once this returns they are kept until handled.
+
+        Returns:
+            For each event its position, or None where the same source and id was accepted before.
+        """
+        ...
+
+    async def read(self, partition: int, after: Position | None, limit: int) -> Sequence[LogEntry]:
+        """Return up to `limit` pending events after a position, oldest first."""
+        ...
+
+    async def load(self, subject: str) -> SubjectRecord:
+        """Return a subject as it is stored now; one that is not stored is empty with version None."""
+        ...
+
+    async def commit(self, commit: Commit) -> CommitResult:
+        """Store one turn's effects, all or nothing."""
+        ...
+
+    async def promote(self, partition: int) -> Promoted:
+        """Move the timers that are due, by the store's clock, to the log; earliest first."""
+        ...
+
+    def retries(self, partition: int) -> AsyncIterator[Retry]:
+        """Go through the waiting retries, earliest due first."""
+        ...
+
+    def timers(self, subject: str | None = None) -> AsyncIterator[Timer]:
+        """Go through the timers, earliest due first; of one subject if it is named."""
+        ...
+
+    def subjects(self, prefix: str = "") -> AsyncIterator[SubjectRecord]:
+        """Go through the stored subjects whose name starts with `prefix`, in order of name (code points)."""
+        ...
+
+    def dead_letters(self) -> AsyncIterator[DeadLetter]:
+        """Go through the dead letters, oldest first."""
+        ...
+
+    async def discard(self, dead_letter: str) -> bool:
+        """Remove a dead letter for good; False if there is none of this id."""
+        ...
+
+    async def stats(self) -> StoreStats:
+        """Return how much is kept."""
+        ...

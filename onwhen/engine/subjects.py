@@ -1,0 +1,412 @@
+"""Subjects as rules see them: named entities with properties, dynamic or declared.
+
+Belongs here: the class that users extend and work with. It must not know of rules, turns or stores: values
+live in a `State`, and what has to go to a store goes through the `Session` that an unattached subject was
+given.
+"""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol, Self, TypeVar, cast
+
+from onwhen.engine import values
+from onwhen.engine.fields import DYNAMIC, TypedCodec, build_codec
+from onwhen.engine.state import ABSENT, Codec, State
+from onwhen.engine.store import SubjectRecord
+from onwhen.errors import MigrationError, PropertyError, SubjectDefinitionError, SubjectStateError, UnknownProperty
+
+if TYPE_CHECKING:
+    from onwhen.engine.outcomes import Receipt
+
+__all__ = ["ExtendedProperties", "Session", "Subject", "migrate"]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_UNSET: Final = object()
+
+
+class Session(Protocol):
+    """Where a subject outside a turn comes from and goes to."""
+
+    async def load(self, cls: type[Subject], name: str) -> State:
+        """Return the subject's state as it is stored now, ready to note what is asked of it."""
+        ...
+
+    async def store(self, cls: type[Subject], state: State) -> tuple[State, Sequence[Receipt]]:
+        """Commit what was asked of a state; return it as it is then, and receipts of the events that it sent."""
+        ...
+
+
+def migrate(from_version: int) -> Callable[[_F], _F]:
+    """Mark a function in a typed subject as the step from one schema version to the next.
+
+    Args:
+        from_version: version of the state that the function is given; it returns version `from_version + 1`.
+
+    The function takes the stored properties as a dict of JSON values; it returns the new ones, or changes the
+    dict in place and returns None.
+    """
+
+    def mark(function: _F) -> _F:
+        function.__onwhen_migrates__ = from_version  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+class _Property:
+    """One declared property as an attribute; found on the class, so that reading it costs one lookup."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, subject: Subject | None, owner: type) -> Any:
+        if subject is None:
+            return self
+        bag = subject._state.properties
+        value = bag.live.get(self.name, ABSENT)
+        if value is ABSENT and (value := bag.read(self.name)) is ABSENT:
+            message = f"{subject.name}: {self.name} has no value yet and declares no default"
+            raise UnknownProperty(message, subject=subject.name, property=self.name)
+        return value
+
+
+class Subject:
+    """A named entity with state.
+
+    Without a subclass it is dynamic: any property, any JSON value. A subclass declares its properties as
+    annotated fields, which pydantic validates on every write:
+
+        class Ticket(Subject, prefix="ticket:", version=2):
+            status: Literal["new", "open", "closed"] = "new"
+            tags: list[str] = []
+
+    Class arguments:
+        prefix: subjects whose name starts with it are of this class.
+        version: schema version of the properties, from 1 up; see `migrate`.
+
+    Inside a rule the state is loaded, and nothing awaits. Outside, use `async with container.subject(name)`,
+    or `load` and `store`.
+    """
+
+    __slots__ = ("_session", "_state", "name")
+
+    _prefix: ClassVar[str] = ""
+    _version: ClassVar[int] = 1
+    _codec: ClassVar[Codec] = DYNAMIC
+    _steps: ClassVar[Mapping[int, Callable[..., Any]]] = {}
+
+    name: str
+    _state: State
+    _session: Session | None
+
+    def __init_subclass__(cls, *, prefix: str = "", version: int = 1, **rest: Any) -> None:
+        super().__init_subclass__(**rest)
+        if type(version) is not int or version < 1:
+            raise SubjectDefinitionError(f"{cls.__qualname__}: version={version!r} must be an int of at least 1")
+        cls._prefix = prefix
+        cls._version = version
+        base = cls._codec if isinstance(cls._codec, TypedCodec) else None
+        codec = build_codec(cls, base, sys._getframe(1).f_locals)
+        for name in codec.fields:
+            if name in _RESERVED or name.startswith("_"):
+                raise SubjectDefinitionError(f"{cls.__qualname__}.{name}: the name is reserved; choose another")
+            setattr(cls, name, _Property(name))
+        cls._codec = codec
+        cls._steps = dict(cls._steps) | {
+            step.__onwhen_migrates__: step for step in vars(cls).values() if hasattr(step, "__onwhen_migrates__")
+        }
+
+    # -- how the engine makes them
+
+    @classmethod
+    def _of(cls, state: State) -> Self:
+        """Return a subject around a state that is loaded."""
+        subject = object.__new__(cls)
+        _set_name(subject, state.name)
+        _set_state(subject, state)
+        return subject
+
+    @classmethod
+    def _detached(cls, name: str, session: Session) -> Self:
+        """Return a subject that is not loaded yet."""
+        subject = object.__new__(cls)
+        _set_name(subject, name)
+        _set_state(subject, cast(State, _Unusable(f"{name} is not loaded: use 'async with', or await load() first")))
+        _set_session(subject, session)
+        return subject
+
+    @classmethod
+    def _state_of(cls, record: SubjectRecord, kind: type[State] = State) -> State:
+        """Return the state of a stored subject, brought to this class's schema version."""
+        state = kind(record.name, cls._codec, DYNAMIC, record, cls._version)
+        if record.version is not None and record.schema != cls._version and cls._codec is not DYNAMIC:
+            cls._upgrade(state, record)
+        return state
+
+    @classmethod
+    def _upgrade(cls, state: State, record: SubjectRecord) -> None:
+        properties: Any = {name: values.decode(text) for name, text in record.properties.items()}
+
+        def fail(problem: str, cause: Exception | None = None) -> MigrationError:
+            message = f"{record.name}: {problem} ({cls.__qualname__} declares version {cls._version})"
+            return MigrationError(message, subject=record.name, stored=record.schema, declared=cls._version)
+
+        if record.schema > cls._version:
+            raise fail(f"its state has version {record.schema}, written by newer code; deploy that code")
+        for version in range(record.schema, cls._version):
+            step = cls._steps.get(version)
+            if step is None:
+                raise fail(f"no step leads from version {version} to {version + 1}; add one with @migrate({version})")
+            try:
+                result = step(properties)
+                properties = properties if result is None else result
+                values.check(properties, f"{record.name} at version {version + 1}")
+            except Exception as error:
+                raise fail(f"the step from version {version} failed: {error!r}") from error
+        state.properties.upgrade({name: values.encode(value) for name, value in properties.items()})
+
+    def _end(self) -> None:
+        """Cut the subject off, because its turn has ended."""
+        _set_state(self, _ENDED)
+
+    # -- properties
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a property, or `default` if it has no value.
+
+        Raises:
+            UnknownProperty: the subject is typed and does not declare it.
+        """
+        value = self._state.properties.read(name)
+        return default if value is ABSENT else value
+
+    def set(
+        self, name: str, value: Any, *, muted: bool = False, extra: Mapping[str, Any] | None = None
+    ) -> tuple[Any, Any]:
+        """Set a property.
+
+        Args:
+            name: which one.
+            value: the new value, or a function that is given the current one (None if there is none).
+            muted: emit no property-changed event.
+            extra: anything that reacting rules should see as `ctx.extra`.
+
+        Returns:
+            The new and the old value; equal if nothing changed.
+
+        Raises:
+            PropertyTypeError, PropertyValueError: the value is refused; the message says why.
+            UnknownProperty: the subject is typed and does not declare it.
+        """
+        new, old = self._state.set(name, value, muted, extra)
+        return new, None if old is ABSENT else old
+
+    def delete(self, name: str, *, muted: bool = False, extra: Mapping[str, Any] | None = None) -> Any:
+        """Delete a property and return its value; a declared one has its default again. Without a value, nothing."""
+        old = self._state.delete(name, muted, extra)
+        return None if old is ABSENT else old
+
+    def has(self, name: str) -> bool:
+        """Tell whether reading the property gives a value, be it a default."""
+        try:
+            return self._state.properties.read(name) is not ABSENT
+        except UnknownProperty:
+            return False
+
+    def keys(self) -> list[str]:
+        """Return the names of the properties that have a value."""
+        return list(self._state.properties.names())
+
+    def dict(self, mode: Literal["python", "json"] = "python") -> builtins.dict[str, Any]:
+        """Return the properties that have a value, as a copy.
+
+        Args:
+            mode: "python" for the values as rules see them, "json" for their JSON form.
+        """
+        bag = self._state.properties
+        if mode == "python":
+            return {name: bag.snapshot(name) for name in bag.names()}
+        return {name: values.decode(bag.codec.encode(self.name, name, bag.read(name))) for name in bag.names()}
+
+    @classmethod
+    def json_schema(cls) -> builtins.dict[str, Any]:
+        """Return the JSON Schema (draft 2020-12) of the declared properties, computed ones as read-only."""
+        if not isinstance(cls._codec, TypedCodec):
+            return {"type": "object", "additionalProperties": True}
+        return cls._codec.model.model_json_schema(mode="serialization")
+
+    # -- extended properties
+
+    @property
+    def ext(self) -> ExtendedProperties:
+        """The extended properties, as a mapping: stored with the subject, never emitting."""
+        return ExtendedProperties(self)
+
+    def get_ext(self, name: str, default: Any = None) -> Any:
+        """Return an extended property, or `default` if it has no value."""
+        value = self._state.ext.read(name)
+        return default if value is ABSENT else value
+
+    def set_ext(self, name: str, value: Any) -> tuple[Any, Any]:
+        """Set an extended property to a JSON value, or to what a function makes of the current one.
+
+        Returns:
+            The new and the old value (None if there was none).
+        """
+        new, old = self._state.set_ext(name, value)
+        return new, None if old is ABSENT else old
+
+    def delete_ext(self, name: str) -> Any:
+        """Delete an extended property and return its value, None if it had none."""
+        old = self._state.delete_ext(name)
+        return None if old is ABSENT else old
+
+    # -- the whole subject
+
+    def flush(self) -> None:
+        """Delete the subject: property-deleted for each property, then subject-deleted; its timers are cancelled."""
+        self._state.flush()
+
+    async def load(self) -> Self:
+        """Load the state as it is stored now, dropping changes that were not stored. Inside a turn, do nothing."""
+        session = self._outside()
+        if session is not None:
+            _set_state(self, await session.load(type(self), self.name))
+        return self
+
+    async def store(self) -> Sequence[Receipt]:
+        """Commit what was changed, in one piece, and send its property-changed events as messages.
+
+        If the subject has moved on since it was loaded, functions given to `set` are applied again to its new
+        state. Inside a turn this does nothing: the turn's own commit stores the subject.
+
+        Returns:
+            The receipts of these messages, handled.
+
+        Raises:
+            StoreConflict: a value was changed in place here and by somebody else as well.
+        """
+        session = self._outside()
+        if session is None:
+            return ()
+        state, receipts = await session.store(type(self), self._state)
+        _set_state(self, state)
+        return receipts
+
+    def _outside(self) -> Session | None:
+        return getattr(self, "_session", None)
+
+    async def __aenter__(self) -> Self:
+        return await self.load()
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            await self.store()
+
+    # -- as Python sees them
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        codec = self._codec
+        if isinstance(codec, TypedCodec):
+            raise codec.unknown(self.name, name)
+        value = self._state.properties.read(name)
+        if value is ABSENT:
+            raise UnknownProperty(f"{self.name} has no property {name!r}", subject=self.name, property=name)
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        codec = self._codec
+        if isinstance(codec, TypedCodec):
+            if name not in codec.fields:
+                raise self._not_settable(name, codec)
+        elif name in _RESERVED or name.startswith("_"):
+            message = f"{self.name}: attribute {name!r} is reserved; use set({name!r}, ...) for a property of that name"
+            raise PropertyError(message, subject=self.name, property=name)
+        self._state.set(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        self.delete(name)
+
+    def _not_settable(self, name: str, codec: TypedCodec) -> PropertyError:
+        if isinstance(getattr(type(self), name, None), property):
+            problem = f"{self.name}: {name} is computed and cannot be set"
+        elif name in _RESERVED:
+            problem = f"{self.name}: {name} is reserved and cannot be set"
+        else:
+            return codec.unknown(self.name, name)
+        return PropertyError(problem, subject=self.name, property=name)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.has(name)
+
+    def __len__(self) -> int:
+        return len(self.keys())
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __repr__(self) -> str:
+        state = self._state
+        shown = "" if isinstance(state, _Unusable) else "".join(f", {k}={self.get(k)!r:.60}" for k in self.keys())
+        return f"{type(self).__name__}({self.name!r}{shown})"
+
+
+class ExtendedProperties(MutableMapping[str, Any]):
+    """The extended properties of one subject."""
+
+    __slots__ = ("_subject",)
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+
+    def __getitem__(self, name: str) -> Any:
+        value = self._subject._state.ext.read(name)
+        if value is ABSENT:
+            raise KeyError(name)
+        return value
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._subject.set_ext(name, value)
+
+    def __delitem__(self, name: str) -> None:
+        if self._subject._state.delete_ext(name) is ABSENT:
+            raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._subject._state.ext.written())
+
+    def __len__(self) -> int:
+        return len(self._subject._state.ext.written())
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
+class _Unusable:
+    """Stands in for the state of a subject that cannot be used at this moment."""
+
+    def __init__(self, problem: str) -> None:
+        self._problem = problem
+
+    def __getattr__(self, _: str) -> Any:
+        raise SubjectStateError(self._problem)
+
+
+_ENDED: Final = cast(
+    State,
+    _Unusable("this subject's turn has ended: read it with 'await bus.read(name)', change it by sending an event"),
+)
+_set_name = Subject.__dict__["name"].__set__
+_set_state = Subject.__dict__["_state"].__set__
+_set_session = Subject.__dict__["_session"].__set__
+_RESERVED: Final = frozenset(name for name in dir(Subject) if not name.startswith("_"))

@@ -1,0 +1,215 @@
+"""Every error that onwhen raises, one root, leaves grouped by who can act on them.
+
+The message says what was wrong, where, and what to do next; the facts in it are attributes as well. Nothing
+in here knows of the engine: an error carries plain values only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "AppNotFound",
+    "BusClosed",
+    "CascadeLimit",
+    "ContainerError",
+    "DuplicateRule",
+    "EventError",
+    "EventTooLarge",
+    "InvalidEvent",
+    "MiddlewareError",
+    "MigrationError",
+    "OnwhenError",
+    "PropertyError",
+    "PropertyTypeError",
+    "PropertyValueError",
+    "RuleDefinitionError",
+    "RuleError",
+    "RuleFailed",
+    "RuleTimeout",
+    "StoreConflict",
+    "StoreError",
+    "SubjectDefinitionError",
+    "SubjectStateError",
+    "UnknownDeadLetter",
+    "UnknownProperty",
+]
+
+
+class OnwhenError(Exception):
+    """The root of all errors that onwhen raises itself."""
+
+
+# -- for the author of rules and subjects ----------------------------------------------------------------------
+
+
+class RuleError(OnwhenError):
+    """A rule, a rule set or a middleware is not written as it must be."""
+
+
+class RuleDefinitionError(RuleError, ValueError):
+    """A rule was declared with something that cannot work; raised where it is declared or included."""
+
+
+class DuplicateRule(RuleDefinitionError):
+    """Two different functions claim one rule id."""
+
+    def __init__(self, rule: str, first: str, second: str) -> None:
+        super().__init__(
+            f"rule id {rule!r} is taken by {first}; {second} needs another function name, or on(..., name=...)"
+        )
+        self.rule = rule
+        self.first = first
+        self.second = second
+
+
+class MiddlewareError(RuleError):
+    """A middleware broke its contract: `next` is awaited at most once, and only while the middleware runs."""
+
+
+class CascadeLimit(RuleError):
+    """A turn ran too many reactions, or a chain of messages grew too deep.
+
+    Attributes:
+        limit: the limit that was passed (a count).
+        cycle: the way that repeats, as `rule -> trigger -> rule -> ...`.
+    """
+
+    def __init__(self, message: str, *, limit: int, cycle: str) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.cycle = cycle
+
+
+class RuleTimeout(RuleError, TimeoutError):
+    """A rule, or a whole turn, ran longer than its time-out allows."""
+
+    def __init__(self, what: str, seconds: float) -> None:
+        super().__init__(f"{what} did not return within {seconds:g} s; raise its timeout, or make it give up sooner")
+        self.what = what
+        self.seconds = seconds
+
+
+class SubjectDefinitionError(OnwhenError, TypeError):
+    """A typed subject class is not declared as it must be; raised by the class statement or at first use."""
+
+
+class PropertyError(OnwhenError):
+    """A property cannot be read or written as asked.
+
+    Attributes:
+        subject: name of the subject.
+        property: name of the property.
+    """
+
+    def __init__(self, message: str, *, subject: str, property: str) -> None:
+        super().__init__(message)
+        self.subject = subject
+        self.property = property
+
+
+class UnknownProperty(PropertyError, AttributeError, KeyError):
+    """The subject has no such property."""
+
+    def __str__(self) -> str:  # KeyError would show the message as a repr
+        return str(self.args[0])
+
+
+class PropertyTypeError(PropertyError, TypeError):
+    """A dynamic property was given something that is not a JSON value."""
+
+
+class PropertyValueError(PropertyError, ValueError):
+    """A property was given a value that its declaration refuses."""
+
+
+class SubjectStateError(OnwhenError, RuntimeError):
+    """A subject was used at a moment at which it cannot be: not loaded yet, or after its turn has ended."""
+
+
+class MigrationError(OnwhenError):
+    """Stored state has a schema version that the subject's class cannot bring to its own.
+
+    Attributes:
+        subject: name of the subject.
+        stored: schema version of the stored state.
+        declared: schema version that the class declares.
+    """
+
+    def __init__(self, message: str, *, subject: str, stored: int, declared: int) -> None:
+        super().__init__(message)
+        self.subject = subject
+        self.stored = stored
+        self.declared = declared
+
+
+# -- for the caller: who emits events and reads receipts -------------------------------------------------------
+
+
+class EventError(OnwhenError):
+    """An event was refused; nothing of it was accepted."""
+
+
+class InvalidEvent(EventError, ValueError):
+    """An event breaks CloudEvents 1.0 or JSON.
+
+    Attributes:
+        attribute: the attribute at fault, or None when the event as a whole is.
+    """
+
+    def __init__(self, message: str, *, attribute: str | None = None) -> None:
+        super().__init__(message)
+        self.attribute = attribute
+
+
+class EventTooLarge(InvalidEvent):
+    """An event is larger than the limit allows.
+
+    Attributes:
+        size: what was found, in bytes.
+        limit: what is allowed, in bytes.
+    """
+
+    def __init__(self, *, size: int, limit: int) -> None:
+        super().__init__(
+            f"data: {size:,} bytes are more than the limit of {limit:,}; store it elsewhere and send its address, "
+            f"or raise max_event_bytes (ONWHEN_MAX_EVENT_BYTES)",
+            attribute="data",
+        )
+        self.size = size
+        self.limit = limit
+
+
+class RuleFailed(OnwhenError):
+    """Raised by `Receipt.raise_for_failure`: at least one rule failed; `failures` names each with its error."""
+
+    def __init__(self, message: str, failures: tuple[Any, ...]) -> None:
+        super().__init__(message)
+        self.failures = failures
+
+
+class BusClosed(OnwhenError, RuntimeError):
+    """The bus takes no more events: it was closed."""
+
+
+class UnknownDeadLetter(OnwhenError, LookupError):
+    """No dead letter has this id: it was replayed or discarded, or never was."""
+
+
+# -- for the operator ------------------------------------------------------------------------------------------
+
+
+class StoreError(OnwhenError):
+    """The store could not do what the engine asked."""
+
+
+class StoreConflict(StoreError):
+    """State moved on between load and commit, and what was asked cannot be applied to the newer state."""
+
+
+class AppNotFound(OnwhenError, LookupError):
+    """The APP argument of a command names nothing that holds rules."""
+
+
+class ContainerError(OnwhenError, RuntimeError):
+    """A container was put together in a way that cannot work."""

@@ -1,0 +1,77 @@
+"""Settings from the environment: every knob of an engine, named `ONWHEN_*`, documented with its unit.
+
+Belongs here: names, types, units and where the values come from. It must not know what they are used for. The
+defaults are those of `Limits` and `RetryPolicy`.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated
+
+from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from onwhen.engine.events import DEFAULT_SOURCE
+from onwhen.engine.limits import Limits
+from onwhen.engine.retries import RetryPolicy
+
+__all__ = ["Settings"]
+
+_LIMITS = Limits()
+_RETRY = RetryPolicy()
+
+
+class Settings(BaseSettings):
+    """What an engine is set up with; each field is also an environment variable, `ONWHEN_` and its name.
+
+    Durations are numbers of seconds, or ISO 8601 (`PT5M`).
+    """
+
+    model_config = SettingsConfigDict(env_prefix="ONWHEN_", extra="forbid", frozen=True)
+
+    source: str = Field(
+        DEFAULT_SOURCE, min_length=1, description="CloudEvents source of what is emitted (URI reference)"
+    )
+    max_reactions: PositiveInt = Field(
+        _LIMITS.max_reactions, description="property events that one turn may handle (count)"
+    )
+    max_depth: PositiveInt = Field(_LIMITS.max_depth, description="messages that may follow from each other (count)")
+    max_event_bytes: PositiveInt = Field(
+        _LIMITS.max_event_bytes, description="size of an event's data, as JSON (bytes)"
+    )
+    max_concurrent_turns: PositiveInt = Field(
+        _LIMITS.max_concurrent_turns, description="subjects worked on at the same time (count)"
+    )
+    hot_subjects: PositiveInt = Field(_LIMITS.hot_subjects, description="subjects kept in memory between turns (count)")
+    rule_timeout: PositiveFloat | None = Field(
+        _LIMITS.rule_timeout, description="how long one run of a rule may take (seconds); unset for no limit"
+    )
+    retry_attempts: PositiveInt = Field(
+        _RETRY.attempts, description="how often a rule is run at most, for rules without a policy of their own (count)"
+    )
+    retry_delay: timedelta = Field(_RETRY.delay, description="wait before the second attempt (seconds or ISO 8601)")
+    retry_factor: Annotated[float, Field(ge=1)] = Field(
+        _RETRY.factor, description="each further wait is this many times longer (factor)"
+    )
+    retry_max_delay: timedelta = Field(_RETRY.max_delay, description="no wait is longer (seconds or ISO 8601)")
+    dedup_window: Annotated[int, Field(ge=0)] = Field(
+        100_000, description="accepted events that a store in memory remembers by source and id (count)"
+    )
+
+    def limits(self) -> Limits:
+        """Return what the engine allows."""
+        return Limits(
+            max_reactions=self.max_reactions,
+            max_depth=self.max_depth,
+            max_event_bytes=self.max_event_bytes,
+            max_concurrent_turns=self.max_concurrent_turns,
+            hot_subjects=self.hot_subjects,
+            rule_timeout=self.rule_timeout,
+            retry=RetryPolicy(
+                attempts=self.retry_attempts,
+                delay=self.retry_delay,
+                factor=self.retry_factor,
+                max_delay=self.retry_max_delay,
+            ),
+        )
