@@ -14,6 +14,7 @@ from onwhen.engine.limits import Limits
 from onwhen.engine.rules import RuleSet
 from onwhen.engine.store import Store
 from onwhen.engine.subjects import Subject
+from onwhen.errors import ContainerError
 from onwhen.settings import Settings
 from onwhen.storage.memory import create_memory_storage
 
@@ -29,6 +30,12 @@ def _limits(settings: Settings) -> Limits:
 
 
 def _bus(settings: Settings, store: Store, clock: Clock, limits: Limits) -> EventBus:
+    for provider, value, verb in (("subject_storage", store, "commit"), ("clock", clock, "alarm")):
+        if isinstance(value, type) or not hasattr(value, verb):
+            raise ContainerError(
+                f"the provider {provider!r} gives {value!r:.200}, which is not what a bus needs; override it with "
+                f"providers.Object(...) around one that is made, or with a provider that makes one"
+            )
     return EventBus(store=store, clock=clock, limits=limits, source=settings.source)
 
 

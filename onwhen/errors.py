@@ -11,6 +11,7 @@ from typing import Any
 __all__ = [
     "AppNotFound",
     "BusClosed",
+    "BusInUse",
     "CascadeLimit",
     "ContainerError",
     "DuplicateRule",
@@ -27,12 +28,14 @@ __all__ = [
     "RuleError",
     "RuleFailed",
     "RuleTimeout",
+    "SettingError",
     "StoreConflict",
     "StoreError",
     "SubjectDefinitionError",
     "SubjectStateError",
     "UnknownDeadLetter",
     "UnknownProperty",
+    "UnknownRule",
 ]
 
 
@@ -79,6 +82,10 @@ class CascadeLimit(RuleError):
         super().__init__(message)
         self.limit = limit
         self.cycle = cycle
+
+
+class UnknownRule(RuleError, LookupError):
+    """A waiting retry, or a dead letter that is replayed, is for a rule that is not there any more."""
 
 
 class RuleTimeout(RuleError, TimeoutError):
@@ -192,6 +199,10 @@ class BusClosed(OnwhenError, RuntimeError):
     """The bus takes no more events: it was closed."""
 
 
+class BusInUse(OnwhenError, RuntimeError):
+    """The bus is open on the event loop of another thread, and is used from there only."""
+
+
 class UnknownDeadLetter(OnwhenError, LookupError):
     """No dead letter has this id: it was replayed or discarded, or never was."""
 
@@ -205,6 +216,18 @@ class StoreError(OnwhenError):
 
 class StoreConflict(StoreError):
     """State moved on between load and commit, and what was asked cannot be applied to the newer state."""
+
+
+class SettingError(OnwhenError, ValueError):
+    """Settings have values that they cannot have.
+
+    Attributes:
+        settings: what is at fault, each as it was given: `ONWHEN_...` for an environment variable, else the field.
+    """
+
+    def __init__(self, message: str, *, settings: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.settings = settings
 
 
 class AppNotFound(OnwhenError, LookupError):

@@ -7,28 +7,50 @@ defaults are those of `Limits` and `RetryPolicy`.
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Any, Final, TypeAlias
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, Field, FiniteFloat, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from onwhen.engine.events import DEFAULT_SOURCE
 from onwhen.engine.limits import Limits
 from onwhen.engine.retries import RetryPolicy
+from onwhen.errors import SettingError
 
 __all__ = ["Settings"]
 
-_LIMITS = Limits()
-_RETRY = RetryPolicy()
+_LIMITS: Final = Limits()
+_RETRY: Final = RetryPolicy()
+_PREFIX: Final = "ONWHEN_"
+
+
+def _seconds(value: Any) -> Any:
+    """Read the text of a number as the number; for durations, pydantic takes text to be ISO 8601 or a clock time."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+_Duration: TypeAlias = Annotated[timedelta, BeforeValidator(_seconds), Field(ge=timedelta(0))]
 
 
 class Settings(BaseSettings):
     """What an engine is set up with; each field is also an environment variable, `ONWHEN_` and its name.
 
-    Durations are numbers of seconds, or ISO 8601 (`PT5M`).
+    Durations are numbers of seconds, or ISO 8601 (`PT5M`). A variable that is set to nothing counts as not set.
+
+    Raises:
+        SettingError: a value is refused; the message names each variable, or argument, that has one.
     """
 
-    model_config = SettingsConfigDict(env_prefix="ONWHEN_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _setting_error(error, values) from None
 
     source: str = Field(
         DEFAULT_SOURCE, min_length=1, description="CloudEvents source of what is emitted (URI reference)"
@@ -44,17 +66,17 @@ class Settings(BaseSettings):
         _LIMITS.max_concurrent_turns, description="subjects worked on at the same time (count)"
     )
     hot_subjects: PositiveInt = Field(_LIMITS.hot_subjects, description="subjects kept in memory between turns (count)")
-    rule_timeout: PositiveFloat | None = Field(
+    rule_timeout: Annotated[FiniteFloat, Field(gt=0)] | None = Field(
         _LIMITS.rule_timeout, description="how long one run of a rule may take (seconds); unset for no limit"
     )
     retry_attempts: PositiveInt = Field(
         _RETRY.attempts, description="how often a rule is run at most, for rules without a policy of their own (count)"
     )
-    retry_delay: timedelta = Field(_RETRY.delay, description="wait before the second attempt (seconds or ISO 8601)")
-    retry_factor: Annotated[float, Field(ge=1)] = Field(
+    retry_delay: _Duration = Field(_RETRY.delay, description="wait before the second attempt (seconds or ISO 8601)")
+    retry_factor: Annotated[FiniteFloat, Field(ge=1)] = Field(
         _RETRY.factor, description="each further wait is this many times longer (factor)"
     )
-    retry_max_delay: timedelta = Field(_RETRY.max_delay, description="no wait is longer (seconds or ISO 8601)")
+    retry_max_delay: _Duration = Field(_RETRY.max_delay, description="no wait is longer (seconds or ISO 8601)")
     dedup_window: Annotated[int, Field(ge=0)] = Field(
         100_000, description="accepted events that a store in memory remembers by source and id (count)"
     )
@@ -75,3 +97,15 @@ class Settings(BaseSettings):
                 max_delay=self.retry_max_delay,
             ),
         )
+
+
+def _setting_error(error: ValidationError, values: dict[str, Any]) -> SettingError:
+    """Say which variables of the environment, or which arguments, have values that cannot be."""
+    problems: dict[str, str] = {}
+    for found in error.errors():
+        field = str(found["loc"][0])
+        name = field if field in values else _PREFIX + field.upper()
+        declared = Settings.model_fields.get(field)
+        meaning = f" [{declared.description}]" if declared is not None else ""
+        problems[name] = f"{name}={found['input']!r:.80}: {found['msg']}{meaning}"
+    return SettingError("; ".join(problems.values()), settings=tuple(problems))

@@ -1,22 +1,23 @@
 """Start a coroutine now, in this call, and let it cost a task only if it suspends.
 
 Belongs here: one trick with asyncio's tasks and nothing of the engine. Most turns never suspend, and a task with
-its trip through the event loop costs several times what such a turn does.
+its trip through the event loop costs several times what starting such a turn does; see
+`docs/decisions/0002-eager-turns.md`.
 
 How it works. A few tasks wait, idle. To start a coroutine, one of them is made the current task, as task
 implementations may (asyncio documentation, "Extending", task lifetime support), and the coroutine is stepped once by
 hand. If that ends it, nothing else has happened. If it suspends, the idle task takes it over from there; because it
 was the current task from the first step on, `asyncio.timeout`, task groups and cancel scopes that were entered
 meanwhile belong to the right task. The starting task is never part of it, so cancelling the caller leaves the
-coroutine alone. Python 3.12 has eager tasks, which cost more than three times as much; 3.11 has none.
+coroutine alone.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import types
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Coroutine, Generator
+from contextvars import Context
 from typing import Any, Final
 
 __all__ = ["EagerStarter"]
@@ -25,107 +26,130 @@ _MAX_IDLE: Final = 32
 
 
 class EagerStarter:
-    """Starts coroutines on the running event loop, and keeps idle tasks for that.
+    """Starts coroutines on an event loop, and keeps idle tasks for that.
 
     Whoever starts a coroutine has to make sure that it handles its own errors: an error that leaves it before it
     has suspended is raised by `start`, one after that ends up in the loop's exception handler.
+
+    Args:
+        loop: the event loop; `start` is called on its thread.
     """
 
-    __slots__ = ("_idle", "_loop")
+    __slots__ = ("_busy", "_idle", "_loop")
 
-    def __init__(self) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = None
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
         self._idle: list[_Runner] = []
+        self._busy: set[_Runner] = set()  # a loop holds its tasks weakly
 
-    def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run a coroutine up to its end, or to where it first suspends; then it goes on by itself."""
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            self._loop, self._idle = loop, []
-        runner = self._take(loop)
+    def start(self, coroutine: Coroutine[Any, Any, None], context: Context) -> None:
+        """Run a coroutine up to its end, or to where it first suspends; then it goes on by itself.
+
+        Args:
+            coroutine: what to run; it returns nothing.
+            context: its context variables; nobody else may be using this very object.
+        """
+        loop = self._loop
+        runner = self._take()
         caller = asyncio.current_task(loop)
-        context = contextvars.copy_context()
         if caller is not None:
             asyncio._leave_task(loop, caller)
         asyncio._enter_task(loop, runner.task)
         try:
-            waiting_for = context.run(coroutine.send, None)
+            waits_for = context.run(coroutine.send, None)
         except StopIteration:
             self._idle.append(runner)
         except BaseException:
             self._idle.append(runner)
             raise
         else:
-            runner.adopt(coroutine, waiting_for, context)
+            self._busy.add(runner)
+            runner.adopt(coroutine, waits_for, context)
         finally:
             asyncio._leave_task(loop, runner.task)
             if caller is not None:
                 asyncio._enter_task(loop, caller)
 
-    def _take(self, loop: asyncio.AbstractEventLoop) -> _Runner:
+    def close(self) -> None:
+        """End the idle tasks; those that are at work end when they are done."""
+        idle, self._idle = self._idle, []
+        for runner in idle:
+            runner.task.cancel()
+
+    def _take(self) -> _Runner:
         while self._idle:
             runner = self._idle.pop()
-            if not runner.task.done():
+            if not runner.task.done() and not runner.task.cancelling():  # else: it was meant to end, so let it
                 return runner
-        return _Runner(self, loop)
+        return _Runner(self, self._loop)
 
     def give_back(self, runner: _Runner) -> bool:
-        """Take a task back that has nothing to do; False if there are enough of them."""
-        if runner.loop is not self._loop or len(self._idle) >= _MAX_IDLE:
+        """Take a task back that is done with its work; False if it is to end."""
+        self._busy.discard(runner)
+        if len(self._idle) >= _MAX_IDLE or runner.task.cancelling():
             return False
         self._idle.append(runner)
         return True
+
+    def lose(self, runner: _Runner) -> None:
+        """Note that a task has ended."""
+        self._busy.discard(runner)
 
 
 class _Runner:
     """A task that waits for a coroutine to carry on with."""
 
-    __slots__ = ("_starter", "_wake", "_work", "loop", "task")
+    __slots__ = ("_loop", "_starter", "_wake", "_work", "task")
 
     def __init__(self, starter: EagerStarter, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
         self._starter = starter
-        self._work: tuple[Coroutine[Any, Any, None], Any, contextvars.Context] | None = None
+        self._loop = loop
+        self._work: tuple[Coroutine[Any, Any, None], Any, Context] | None = None
         self._wake: asyncio.Future[None] | None = None
-        self.task: asyncio.Task[None] = loop.create_task(self._run(), name="onwhen-turns")
-        self.task.add_done_callback(self._rescue)
+        coroutine = self._run()
+        coroutine.send(None)  # up to its first rest; cancelled before its own first step, a task would drop its work
+        context = Context()  # an empty one, or the task would keep alive what the first to start something has in his
+        self.task: asyncio.Task[None] = context.run(self._create_task, coroutine)
+        self.task.add_done_callback(self._ended, context=context)
         self._mind_pending(False)
 
-    def adopt(self, coroutine: Coroutine[Any, Any, None], waiting_for: Any, context: contextvars.Context) -> None:
+    def _create_task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return self._loop.create_task(coroutine, name="onwhen-turns")
+
+    def adopt(self, coroutine: Coroutine[Any, Any, None], waits_for: Any, context: Context) -> None:
         """Carry on with a coroutine that has suspended."""
-        self._work = (coroutine, waiting_for, context)
+        if asyncio.isfuture(waits_for):
+            waits_for._asyncio_future_blocking = False  # as a task does that is given it, so that others can wait for it
+        self._work = (coroutine, waits_for, context)
         self._mind_pending(True)
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
     async def _run(self) -> None:
+        rest: Awaitable[None] = _step_aside()
         while True:
-            cancelled = False
-            if self._work is None:
-                self._wake = self.loop.create_future()
-                try:
-                    await self._wake
-                except asyncio.CancelledError:
-                    if self._work is None:
-                        return  # the loop is being closed
-                    cancelled = True
-                finally:
-                    self._wake = None
+            cancelled: asyncio.CancelledError | None = None
+            try:
+                await rest
+            except asyncio.CancelledError as error:
+                cancelled = error
             if self._work is not None:
                 work, self._work = self._work, None
-                await _resume(*work, cancelled)
-            self._mind_pending(False)
-            if not self._starter.give_back(self):
+                await _carry_on(*work, cancelled)
+                del work
+                self._mind_pending(False)
+                if not self._starter.give_back(self):
+                    return
+            elif cancelled is not None:
                 return
+            rest = self._wake = self._loop.create_future()
 
-    def _rescue(self, task: asyncio.Task[None]) -> None:
-        """Carry on elsewhere if the task was cancelled before its own first step, with work already adopted."""
-        work, self._work = self._work, None
-        if work is not None and not self.loop.is_closed():
-            rescuer = self.loop.create_task(_as_coroutine(_resume(*work, True)))
-            rescuer.add_done_callback(_consume)
-        elif not task.cancelled():
-            _consume(task)
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._starter.lose(self)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):  # anything else has left the loop itself already
+            details = {"message": "a coroutine that was started failed", "exception": error, "task": task}
+            self._loop.call_exception_handler(details)
 
     def _mind_pending(self, mind: bool) -> None:
         """Say whether it is worth a warning if the loop ends while the task waits."""
@@ -133,30 +157,41 @@ class _Runner:
 
 
 @types.coroutine
-def _resume(
-    coroutine: Coroutine[Any, Any, None], waiting_for: Any, context: contextvars.Context, cancelled: bool
+def _step_aside() -> Generator[None, Any, None]:
+    """Suspend for one step."""
+    yield
+
+
+@types.coroutine
+def _carry_on(
+    coroutine: Coroutine[Any, Any, None],
+    waits_for: Any,
+    context: Context,
+    cancelled: asyncio.CancelledError | None,
 ) -> Generator[Any, Any, None]:
-    """Go on with a coroutine that suspended on `waiting_for`, each step in its own context."""
-    if cancelled and asyncio.isfuture(waiting_for):
-        waiting_for.cancel()
+    """Go on with a coroutine that has suspended, each step in its own context.
+
+    Args:
+        coroutine: what was started.
+        waits_for: what it handed out when it suspended.
+        context: its context variables.
+        cancelled: set if the task was cancelled since; it is passed on as a task does, to what is waited for, or
+            if that is not to be cancelled, to the coroutine.
+    """
+    error: BaseException | None = cancelled
+    if asyncio.isfuture(waits_for):
+        waits_for._asyncio_future_blocking = True  # what tells the task that it was awaited, not yielded
+        if error is not None and waits_for.cancel():
+            error = None
+    value: Any = None
     while True:
-        if asyncio.isfuture(waiting_for):
-            waiting_for._asyncio_future_blocking = True  # another task may have waited for it since
-        step: Callable[[Any], Any] = coroutine.send
+        if error is None:
+            try:
+                value = yield waits_for
+            except BaseException as raised:
+                error = raised
         try:
-            value = yield waiting_for
-        except BaseException as error:
-            step, value = coroutine.throw, error
-        try:
-            waiting_for = context.run(step, value)
+            waits_for = context.run(coroutine.send, value) if error is None else context.run(coroutine.throw, error)
         except StopIteration:
             return
-
-
-async def _as_coroutine(generator: Any) -> None:
-    await generator
-
-
-def _consume(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        task.get_loop().call_exception_handler({"message": "a turn broke", "exception": error, "task": task})
+        error = None

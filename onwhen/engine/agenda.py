@@ -1,23 +1,26 @@
 """What is due when: the next timer and the waiting retries, with one alarm for the earliest of them.
 
-It must not know what a timer or a retry leads to; the bus takes what is due from here.
+It must not know what a timer or a retry leads to; the pipeline takes what is due from here.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import count
+from typing import Final
 
 from onwhen.engine.clock import Clock
 from onwhen.engine.store import Retry
 
 __all__ = ["Agenda"]
 
+_AGAIN: Final = timedelta(milliseconds=50)
+
 
 class Agenda:
-    """Knows what comes next, and has the clock ring for it.
+    """Knows what comes next, and has the clock ring for it; what is due at once rings at once.
 
     Args:
         clock: where the time comes from.
@@ -25,35 +28,43 @@ class Agenda:
     """
 
     def __init__(self, clock: Clock, ring: Callable[[], None]) -> None:
-        self.next_timer: datetime | None = None
         self._clock = clock
         self._ring = ring
+        self._next_timer: datetime | None = None
         self._retries: list[tuple[datetime, int, Retry]] = []
         self._numbers = count()
         self._alarm: tuple[datetime, Callable[[], None]] | None = None
+        self._is_armed = False
 
     def timer(self, due: datetime) -> None:
-        """Note that a timer was set."""
-        if self.next_timer is None or due < self.next_timer:
-            self.next_timer = due
-            self.arm()
+        """Note that a timer is set."""
+        if self._next_timer is None or due < self._next_timer:
+            self._next_timer = due
+            self._set_alarm()
 
     def retry(self, retry: Retry) -> None:
         """Note that a retry waits."""
         heapq.heappush(self._retries, (retry.due, next(self._numbers), retry))
-        self.arm()
+        self._set_alarm()
 
     @property
     def next_due(self) -> datetime | None:
         """When the next thing is due; a timer that was cancelled since may make it early."""
         retry = self._retries[0][0] if self._retries else None
-        if retry is None or self.next_timer is None:
-            return retry or self.next_timer
-        return min(retry, self.next_timer)
+        if retry is None or self._next_timer is None:
+            return retry or self._next_timer
+        return min(retry, self._next_timer)
 
-    def timers_are_due(self) -> bool:
-        """Tell whether the store has timers to promote."""
-        return self.next_timer is not None and self.next_timer <= self._clock.now()
+    def take_due_timers(self) -> bool:
+        """Tell whether the store has timers to promote.
+
+        From here on the agenda knows of no timer: whoever asked notes what the store says the next one is, and
+        timers that are set meanwhile are noted as well.
+        """
+        if self._next_timer is None or self._next_timer > self._clock.now():
+            return False
+        self._next_timer = None
+        return True
 
     def take_due_retries(self) -> list[Retry]:
         """Take out the retries that are due, earliest first."""
@@ -63,26 +74,37 @@ class Agenda:
         return taken
 
     def arm(self) -> None:
-        """Set the alarm for what comes next."""
-        due = self.next_due
-        if self._alarm is not None:
-            if self._alarm[0] == due:
-                return
-            self.disarm()
-        if due is not None:
-            self._alarm = (due, self._clock.alarm(due, self._rung))
+        """Ring from now on."""
+        self._is_armed = True
+        self._set_alarm()
+
+    def arm_later(self) -> None:
+        """Ring from now on, but not at once: the store's clock is behind ours, and has found nothing due."""
+        self._is_armed = True
+        self._set_alarm(self._clock.now() + _AGAIN)
 
     def disarm(self) -> None:
-        """Take the alarm back."""
+        """Ring no more; what is due is kept."""
+        self._is_armed = False
         if self._alarm is not None:
             self._alarm[1]()
             self._alarm = None
 
-    def clear(self) -> None:
-        """Forget everything; the store knows it."""
-        self.disarm()
-        self.next_timer = None
-        self._retries.clear()
+    def _set_alarm(self, earliest: datetime | None = None) -> None:
+        due = self.next_due
+        if not self._is_armed or due is None:
+            return
+        if earliest is not None:
+            due = max(due, earliest)
+        if self._alarm is not None:
+            if self._alarm[0] == due:
+                return
+            self._alarm[1]()
+            self._alarm = None
+        if due <= self._clock.now():
+            self._ring()
+        else:
+            self._alarm = (due, self._clock.alarm(due, self._rung))
 
     def _rung(self) -> None:
         self._alarm = None

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from onwhen.engine import values
 from onwhen.engine.events import Event
 
 if TYPE_CHECKING:
-    from onwhen.engine.context import Occurrence
+    from onwhen.engine.occurrences import Occurrence
 
 __all__ = ["TRAIL", "cycle_of_messages", "cycle_of_reactions", "trail"]
 
 TRAIL: Final = "cascadetrail"
-"""Extension attribute of a message deep in a chain: the last rules and event types that led to it."""
+"""Extension attribute of a message deep in a chain, as JSON: the last rules and event types that led to it."""
 
 _STEPS: Final = 16  # how much of a chain is remembered; ordinary messages are far from the limit and carry nothing
 
@@ -34,7 +35,7 @@ def cycle_of_reactions(occurrence: Occurrence) -> str:
 
 def cycle_of_messages(event: Event) -> str:
     """Return the cycle that led to a message, as `rule -> event type -> rule`."""
-    return _cycle(str(event.extensions.get(TRAIL, event.type)).split(" "))
+    return _cycle(_steps_to(event))
 
 
 def trail(cause: Event, limit: int, rule: str, event_type: str) -> str | None:
@@ -48,8 +49,16 @@ def trail(cause: Event, limit: int, rule: str, event_type: str) -> str | None:
     """
     if cause.depth < limit - _STEPS:
         return None
-    before = str(cause.extensions.get(TRAIL, cause.type)).split(" ")
-    return " ".join([*before[-2 * _STEPS :], rule, event_type])
+    return values.encode([*_steps_to(cause)[-2 * _STEPS :], rule, event_type]).decode()
+
+
+def _steps_to(event: Event) -> list[str]:
+    """Return what an event's trail says; it may have come from outside, so it may say anything."""
+    try:
+        steps = values.decode(str(event.extensions[TRAIL]).encode())
+    except (KeyError, ValueError):
+        return [event.type]
+    return [str(step) for step in steps] if isinstance(steps, list) else [event.type]
 
 
 def _cycle(steps: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from onwhen.errors import MiddlewareError, RuleDefinitionError
@@ -15,7 +16,7 @@ from onwhen.errors import MiddlewareError, RuleDefinitionError
 if TYPE_CHECKING:
     from onwhen.engine.context import Context
 
-__all__ = ["Call", "Middleware", "Next", "Scope", "compose"]
+__all__ = ["Call", "Middleware", "Next", "Scope", "check", "compose", "name_of"]
 
 Scope: TypeAlias = Literal["rule", "event"]
 """Around each run of a rule, or once around the whole turn of an event."""
@@ -38,20 +39,23 @@ class Middleware(Protocol):
 class Next:
     """What a middleware calls to go on; at most once, and awaited."""
 
-    __slots__ = ("_call", "_ctx", "_name", "_rest")
+    __slots__ = ("_call", "_ctx", "_is_over", "_name", "_rest")
 
     def __init__(self, call: Call, ctx: Context[Any], name: str) -> None:
         self._call = call
         self._ctx = ctx
         self._name = name
         self._rest: Coroutine[Any, Any, None] | None = None
+        self._is_over = False
 
     def __call__(self) -> Coroutine[Any, Any, None]:
         """Return the rest of the chain, to be awaited.
 
         Raises:
-            MiddlewareError: it was called before.
+            MiddlewareError: it was called before, or the middleware has returned.
         """
+        if self._is_over:
+            raise MiddlewareError(f"middleware {self._name} called next() after it had returned; await what it starts")
         if self._rest is not None:
             raise MiddlewareError(f"middleware {self._name} called next() twice; a rule runs once per event")
         self._rest = self._call(self._ctx)
@@ -63,6 +67,7 @@ class Next:
         Raises:
             MiddlewareError: it was called, but not awaited to its end.
         """
+        self._is_over = True
         rest = self._rest
         if rest is None:
             return False
@@ -87,14 +92,15 @@ def compose(middleware: Sequence[Middleware], innermost: Call) -> Call:
 
 def check(middleware: Any) -> None:
     """Refuse what cannot be a middleware, with an error that says what can."""
-    call = middleware if inspect.isroutine(middleware) else getattr(middleware, "__call__", None)  # noqa: B004
-    if not inspect.iscoroutinefunction(call):
+    call = getattr(type(middleware), "__call__", None)  # noqa: B004
+    if not (inspect.iscoroutinefunction(middleware) or inspect.iscoroutinefunction(call)):
         raise RuleDefinitionError(f"a middleware must be an 'async def mw(ctx, next)', not {middleware!r}")
 
 
 def name_of(middleware: Any) -> str:
     """Return the name by which outcomes and errors call a middleware."""
-    return str(getattr(middleware, "__name__", None) or type(middleware).__name__)
+    function = inspect.unwrap(middleware.func if isinstance(middleware, partial) else middleware)
+    return str(getattr(function, "__name__", None) or type(function).__name__)
 
 
 def _link(middleware: Middleware, inner: Call) -> Call:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Final, Protocol
 
 __all__ = ["Clock", "SystemClock", "VirtualClock"]
+
+_LONGEST: Final = 60.0  # seconds; event loops count them, and notice neither a clock that is set nor a sleeping machine
 
 
 class Clock(Protocol):
@@ -22,9 +24,10 @@ class Clock(Protocol):
         ...
 
     def alarm(self, when: datetime, ring: Callable[[], None]) -> Callable[[], None]:
-        """Arrange for `ring` to be called once `when` has come; return a function that cancels it.
+        """Arrange for `ring` to be called on the running event loop; return a function that cancels it.
 
-        A clock that is moved by hand may never ring: whoever moves it runs what has become due.
+        Whoever is rung asks again what time it is: a clock may ring before `when`. One that is moved by hand may
+        never ring: whoever moves it runs what has become due.
         """
         ...
 
@@ -37,9 +40,9 @@ class SystemClock:
         return datetime.now(UTC)
 
     def alarm(self, when: datetime, ring: Callable[[], None]) -> Callable[[], None]:
-        """Call `ring` at `when`, or at once if that has passed, as long as the running loop lives."""
+        """Call `ring` at `when`, or within a minute if that is earlier, as long as the running loop lives."""
         seconds = (when - self.now()).total_seconds()
-        return asyncio.get_running_loop().call_later(max(0.0, seconds), ring).cancel
+        return asyncio.get_running_loop().call_later(min(max(seconds, 0.0), _LONGEST), ring).cancel
 
 
 class VirtualClock:
@@ -60,6 +63,18 @@ class VirtualClock:
         """Never ring: `EventBus.advance` moves this clock and runs what has become due."""
         return _nothing
 
+    def until(self, to: timedelta | datetime) -> datetime:
+        """Return the moment that is `to` from now, or `to` itself if it is a moment.
+
+        Raises:
+            ValueError: `to` is a negative duration, or a moment without a time zone.
+        """
+        if isinstance(to, datetime):
+            return _utc(to)
+        if to < timedelta(0):
+            raise ValueError(f"a clock cannot be moved backwards, by {to}")
+        return self._now + to
+
     def move_to(self, moment: datetime) -> None:
         """Move to `moment`; a moment in the past is ignored, because time does not run backwards."""
         self._now = max(self._now, _utc(moment))
@@ -70,9 +85,7 @@ class VirtualClock:
         Raises:
             ValueError: `by` is negative.
         """
-        if by < timedelta(0):
-            raise ValueError(f"a clock cannot be moved backwards, by {by}")
-        self._now += by
+        self._now = self.until(by)
 
 
 def _utc(moment: datetime) -> datetime:

@@ -1,132 +1,31 @@
 """What a rule is given: the event, the subject, and the verbs that a turn offers.
 
-Belongs here: `Context`, and `Occurrence`, the event or property change that a rule is run on. It must not know
-how a turn is run or stored; what it is asked to do it passes to its `Effects`.
+Belongs here: `Context`. It must not know how a turn is run or stored; what it is asked to do it passes to the
+turn's `Effects`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol
+from typing import TYPE_CHECKING, Any, Final, Generic
 
 from typing_extensions import TypeVar
 
 from onwhen.engine import values
-from onwhen.engine.events import SUBJECT_DELETED, SUBJECT_PROPERTY_CHANGED, SUBJECT_PROPERTY_DELETED, Event
-from onwhen.engine.state import Change
+from onwhen.engine.events import Event
 from onwhen.engine.subjects import Subject
-from onwhen.errors import UnknownProperty
 
 if TYPE_CHECKING:
+    from onwhen.engine.effects import Effects
+    from onwhen.engine.occurrences import Occurrence
     from onwhen.engine.rules import Rule
 
-__all__ = ["Context", "Done", "Effects", "Occurrence", "change_data"]
+__all__ = ["Context", "Done"]
 
 S = TypeVar("S", bound=Subject, default=Subject)
 
 _NOTHING: Final = values.FrozenDict()
-_EVENT_OF: Final = {
-    "changed": SUBJECT_PROPERTY_CHANGED,
-    "deleted": SUBJECT_PROPERTY_DELETED,
-    "flushed": SUBJECT_DELETED,
-}
-
-
-def event_type_of(change: Change) -> str:
-    """Return the type of the event that tells of a change."""
-    return _EVENT_OF[change.kind]
-
-
-def change_data(subject: Subject, change: Change) -> dict[str, Any] | None:
-    """Return the data of the event that tells of a change of a subject, as JSON values."""
-    if change.kind == "flushed":
-        return None
-
-    def plain(value: Any) -> Any:
-        return None if value is None else values.decode(subject._codec.encode(subject.name, change.property, value))
-
-    data = {"property_name": change.property, "old_value": plain(change.old)}
-    if change.kind == "changed":
-        data["value"] = plain(change.new)
-    if change.extra is not None:
-        data["extra"] = dict(change.extra)
-    return data
-
-
-class Occurrence:
-    """What rules are run on: an event that came in, or a property change of the same turn.
-
-    The event of a property change is made when somebody asks for it, because most rules only look at the values.
-    """
-
-    __slots__ = ("_event", "_subject", "cause", "change", "parent", "type")
-
-    def __init__(
-        self,
-        type: str,
-        change: Change | None,
-        event: Event | None = None,
-        parent: Occurrence | None = None,
-        cause: tuple[str, int, int] = ("", 0, 0),
-        subject: Subject | None = None,
-    ) -> None:
-        self.type = type
-        self.change = change
-        self.parent = parent
-        self.cause = cause  # the rule, its attempt, and which of its changes
-        self._event = event
-        self._subject = subject
-
-    @classmethod
-    def of_event(cls, event: Event, subject: Subject) -> Occurrence:
-        """Return what came in; a property event from outside a turn brings its values as data."""
-        kind = event.type
-        if kind not in (SUBJECT_PROPERTY_CHANGED, SUBJECT_PROPERTY_DELETED) or not isinstance(event.data, dict):
-            return cls(kind, None, event)
-        data = event.data
-        name = str(data.get("property_name", ""))
-
-        def decoded(value: Any) -> Any:
-            if value is None:
-                return None
-            try:
-                return subject._codec.decode(subject.name, name, values.encode(value))
-            except UnknownProperty:
-                return value
-
-        old, new, extra = decoded(data.get("old_value")), decoded(data.get("value")), data.get("extra")
-        change = Change(name, old, new, "changed" if kind == SUBJECT_PROPERTY_CHANGED else "deleted", False, extra)
-        return cls(kind, change, event)
-
-    @property
-    def property_name(self) -> str:
-        """The property that a property event is about, else ""."""
-        return self.change.property if self.change is not None else ""
-
-    @property
-    def event(self) -> Event:
-        """The event."""
-        if self._event is None:
-            assert self.parent is not None
-            assert self.change is not None
-            assert self._subject is not None
-            parent = self.parent.event
-            rule, attempt, index = self.cause
-            data = change_data(self._subject, self.change)
-            self._event = Event.caused_by(
-                parent,
-                rule,
-                attempt,
-                index,
-                self.type,
-                parent.subject,
-                data,
-                time=parent.time,
-                extensions=parent.extensions or None,
-                depth=parent.depth,  # it is handled in its parent's turn, so the chain of messages is no longer
-            )
-        return self._event
 
 
 class Done:
@@ -146,43 +45,13 @@ class Done:
         yield  # what makes this a generator: it never suspends
 
 
-class Effects(Protocol):
-    """What a turn does when a context is asked to."""
-
-    @property
-    def now(self) -> datetime:
-        """The moment at which the turn began."""
-        ...
-
-    def emit(
-        self,
-        ctx: Context[Any],
-        event_type: str,
-        data: Any,
-        subject: str | Subject | None,
-        due: datetime | timedelta | None,
-        key: str | None,
-        extensions: Mapping[str, str | int | bool] | None,
-    ) -> Event:
-        """Record a message or a timer."""
-        ...
-
-    def cancel(self, key: str) -> None:
-        """Record that a timer is cancelled."""
-        ...
-
-    async def read(self, name: str) -> Subject:
-        """Return a read-only snapshot of a subject."""
-        ...
-
-
 class Context(Generic[S]):
     """What a rule, a condition and a middleware are given.
 
     Attributes:
         subject: the subject of the turn, loaded; reading and writing it never awaits.
         rule: the rule that is run; None in a middleware around the whole event.
-        attempt: 1 for the first run of this rule on this event.
+        attempt: 1 for the first run of this rule on this event; around the whole event, 1 for its first turn.
     """
 
     __slots__ = (
@@ -199,7 +68,13 @@ class Context(Generic[S]):
     )
 
     def __init__(
-        self, subject: S, rule: Rule | None, occurrence: Occurrence, effects: Effects, attempt: int = 1
+        self,
+        subject: S,
+        rule: Rule | None,
+        occurrence: Occurrence,
+        effects: Effects,
+        attempt: int = 1,
+        around: Context[Any] | None = None,
     ) -> None:
         self.subject = subject
         self.rule = rule
@@ -208,7 +83,7 @@ class Context(Generic[S]):
         self._effects = effects
         self._index = 0
         self._metadata: dict[str, Any] | None = None
-        self._inherited: Context[Any] | None = None
+        self._inherited = around
         self._stopped_by = ""
         self._error: BaseException | None = None
 
@@ -262,7 +137,8 @@ class Context(Generic[S]):
     @property
     def idempotency_key(self) -> str:
         """A text that stays the same however often this rule is run on this event; give it to services outside."""
-        return f"{self.event.id}/{self.rule.id if self.rule else ''}"
+        event = self.event
+        return f"{event.source}/{event.id}/{self.rule.id if self.rule is not None else ''}"
 
     # -- what to do
 
@@ -291,16 +167,32 @@ class Context(Generic[S]):
         Returns:
             Something that may be awaited, and gives the event.
 
+        A message that follows from another one is one deeper in a chain, which may be at most 64 deep. A timer that
+        is due later starts a chain of its own, so a rule may well set the timer that fires it.
+
         Raises:
             InvalidEvent: the event is not as it must be.
-            ValueError: both `delay` and `at`, or a key without either.
+            TypeError: `delay` is not a timedelta, or `at` not a datetime.
+            ValueError: both `delay` and `at`, a key without either, or `at` without a time zone.
         """
-        if delay is not None and at is not None:
-            raise ValueError("emit: give delay or at, not both")
-        due = delay if delay is not None else at
+        due = self._due(delay, at)
         if key is not None and due is None:
             raise ValueError(f"emit: key={key!r} names a timer, so it needs delay= or at=")
         return Done(self._effects.emit(self, event_type, data, subject, due, key, extensions))
+
+    def _due(self, delay: timedelta | None, at: datetime | None) -> datetime | None:
+        if delay is not None:
+            if at is not None:
+                raise ValueError("emit: give delay or at, not both")
+            if not isinstance(delay, timedelta):
+                raise TypeError(f"emit: delay={delay!r} must be a timedelta, for example timedelta(seconds=30)")
+            return self.now + delay
+        if at is not None:
+            if not isinstance(at, datetime):
+                raise TypeError(f"emit: at={at!r} must be a datetime")
+            if at.tzinfo is None:
+                raise ValueError(f"emit: at={at.isoformat()} has no time zone; give an aware datetime")
+        return at
 
     def cancel(self, key: str) -> Done:
         """Cancel a timer of this subject; one that is not set, or has fired, is no error."""

@@ -1,71 +1,89 @@
 """Lanes: one piece of work at a time per subject, many subjects at once, up to a limit.
 
-Belongs here: order and concurrency. It must not know what the work is, nor what a store or a rule is.
+Belongs here: order, concurrency and fairness. It must not know what the work is, nor what a store or a rule is.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
+from contextvars import Context
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from onwhen.engine._eager import EagerStarter
 
 __all__ = ["Dispatcher"]
 
-_W = TypeVar("_W")
+_BURST: Final = 100  # pieces of work that are started before the event loop gets its turn (1 to 3 ms)
+
+
+class _Work(Protocol):
+    @property
+    def context(self) -> Context:
+        """The context variables of whoever asked for the work; it is done in a copy."""
+        ...
+
+
+_W = TypeVar("_W", bound=_Work)
 
 
 class _Lane(Generic[_W]):
     """The work of one subject, in order."""
 
-    __slots__ = ("active", "holds", "name", "urgent", "work")
+    __slots__ = ("active", "holds", "name", "ready", "urgent", "work")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.work: deque[_W] = deque()
         self.urgent: deque[_W] = deque()
         self.holds = 0
-        self.active = False
+        self.ready = False
+        self.active: _W | None = None
 
-    def next(self) -> _W | None:
-        """Take the next piece of work, or None if there is none that may be done now."""
-        if self.urgent:
-            return self.urgent.popleft()
-        if self.work and not self.holds:
-            return self.work.popleft()
-        return None
+    def has_next(self) -> bool:
+        """Tell whether there is work that may be done now."""
+        return bool(self.urgent or (self.work and not self.holds))
+
+    def next(self) -> _W:
+        """Take the next piece of work."""
+        return (self.urgent or self.work).popleft()
 
 
 class Dispatcher(Generic[_W]):
     """Hands work to a function, in order per subject.
 
+    Work whose handling is cut short (the loop ends, the program is interrupted) stays first in its lane. It is
+    done when the lane is next set off.
+
     Args:
-        handle: does one piece of work. What it raises ends the lane's turn and reaches whoever set it off.
+        handle: does one piece of work, and handles its own errors.
         limit: how many subjects are worked on at the same time (a count).
+        loop: the event loop that all of this happens on.
     """
 
-    def __init__(self, handle: Callable[[_W], Coroutine[Any, Any, None]], limit: int) -> None:
+    def __init__(
+        self, handle: Callable[[_W], Coroutine[Any, Any, None]], limit: int, loop: asyncio.AbstractEventLoop
+    ) -> None:
         self._handle = handle
         self._limit = limit
+        self._loop = loop
         self._lanes: dict[str, _Lane[_W]] = {}
         self._ready: deque[_Lane[_W]] = deque()
         self._active = 0
         self._expected = 0
         self._pumping = False
-        self._starter = EagerStarter()
+        self._started = 0
+        self._starter = EagerStarter(loop)
         self._idle: list[asyncio.Future[None]] = []
 
     def submit(self, subject: str, work: _W) -> bool:
         """Put work at the end of a subject's lane; False if the lane is held, so that it has to wait."""
         lane = self._lane(subject)
         lane.work.append(work)
-        if lane.holds:
-            return False
         self._set_off(lane)
-        return True
+        return not lane.holds
 
     def submit_urgent(self, subject: str, work: _W) -> None:
         """Put work ahead of everything else of a subject, a hold included."""
@@ -73,7 +91,7 @@ class Dispatcher(Generic[_W]):
         lane.urgent.append(work)
         self._set_off(lane)
 
-    def hold(self, subject: str) -> Iterable[_W]:
+    def hold(self, subject: str) -> Sequence[_W]:
         """Let a subject's work wait until as many `release` as `hold` calls were made; return what waits."""
         lane = self._lane(subject)
         lane.holds += 1
@@ -82,27 +100,22 @@ class Dispatcher(Generic[_W]):
     def release(self, subject: str) -> None:
         """Take one hold of a subject back."""
         lane = self._lanes.get(subject)
-        if lane is None or not lane.holds:
-            return
-        lane.holds -= 1
-        self._set_off(lane)
+        if lane is not None and lane.holds:
+            lane.holds -= 1
+            self._set_off(lane)
 
-    def is_held(self, subject: str) -> bool:
-        """Tell whether a subject's work has to wait."""
+    def work_of(self, subject: str) -> Iterator[_W]:
+        """Go through a subject's work, that which is being done included."""
         lane = self._lanes.get(subject)
-        return lane is not None and lane.holds > 0
+        if lane is not None:
+            if lane.active is not None:
+                yield lane.active
+            yield from lane.urgent
+            yield from lane.work
 
-    def forget(self) -> None:
-        """Drop all work that waits; it is safe in the store's log."""
-        self._ready.clear()
-        for lane in self._lanes.values():
-            lane.work.clear()
-            lane.urgent.clear()
-        self._lanes = {name: lane for name, lane in self._lanes.items() if lane.active}
-
-    def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run a coroutine as turns are run: now, and on its own if it suspends."""
-        self._starter.start(coroutine)
+    def start(self, coroutine: Coroutine[Any, Any, None], context: Context) -> None:
+        """Run a coroutine as work is done: now, and on its own if it suspends."""
+        self._starter.start(coroutine, context)
 
     @contextmanager
     def busy(self) -> Iterator[None]:
@@ -116,10 +129,15 @@ class Dispatcher(Generic[_W]):
 
     async def idle(self) -> None:
         """Wait until nothing is worked on, nothing is ready and nothing is about to be."""
-        while self._active or self._ready or self._expected:
-            waiter = asyncio.get_running_loop().create_future()
+        self._pump()
+        while self._is_busy():
+            waiter = self._loop.create_future()
             self._idle.append(waiter)
             await waiter
+
+    def close(self) -> None:
+        """Let go of the idle tasks; work that waits is dropped with the dispatcher."""
+        self._starter.close()
 
     def _lane(self, subject: str) -> _Lane[_W]:
         lane = self._lanes.get(subject)
@@ -128,11 +146,15 @@ class Dispatcher(Generic[_W]):
         return lane
 
     def _set_off(self, lane: _Lane[_W]) -> None:
-        if lane.active:
+        """Make a lane ready if it has something to do, or drop it if there is nothing left of it."""
+        if lane.active is not None or lane.ready:
             return
-        lane.active = True
-        self._ready.append(lane)
-        self._pump()
+        if lane.has_next():
+            lane.ready = True
+            self._ready.append(lane)
+            self._pump()
+        elif not (lane.holds or lane.work):
+            self._lanes.pop(lane.name, None)
 
     def _pump(self) -> None:
         """Start lanes that are ready. Work that sets off other lanes does not nest: it is taken up here."""
@@ -141,27 +163,57 @@ class Dispatcher(Generic[_W]):
         self._pumping = True
         try:
             while self._ready and self._active < self._limit:
-                self._active += 1
-                self._starter.start(self._drain(self._ready.popleft()))
-        finally:
-            self._pumping = False
+                self._started += 1
+                if self._started > _BURST:
+                    # Emits whose rules never suspend would keep timers, sockets and Ctrl-C waiting for ever.
+                    self._loop.call_soon(self._pump_on)
+                    return
+                lane = self._ready.popleft()
+                lane.ready = False
+                if lane.has_next():  # it may have been held since
+                    lane.active = work = lane.next()
+                    self._active += 1
+                    self._starter.start(self._do(lane, work), work.context.copy())
+        except BaseException:
+            self._loop.call_soon(self._pump_on)
+            raise
+        self._pumping = False
 
-    async def _drain(self, lane: _Lane[_W]) -> None:
+    def _pump_on(self) -> None:
+        self._started = 0
+        self._pumping = False
+        self._pump()
+        self._wake_idle()
+
+    async def _do(self, lane: _Lane[_W], work: _W) -> None:
         try:
-            while (work := lane.next()) is not None:
-                await self._handle(work)
-        finally:
-            lane.active = False
-            if not (lane.work or lane.urgent or lane.holds):
-                self._lanes.pop(lane.name, None)
+            await self._handle(work)
+        except GeneratorExit:  # the loop is gone, and this is only being cleared away
+            raise
+        except BaseException as error:
+            lane.urgent.appendleft(work)
+            lane.active = None
             self._active -= 1
-            if self._ready:
-                self._pump()
-            else:
-                self._wake_idle()
+            self._wake_idle()
+            if isinstance(error, asyncio.CancelledError):
+                return  # the loop is ending, so nothing else is started; and whoever started this has not asked for it
+            self._loop.call_soon(self._pump_on)
+            if not isinstance(error, Exception):
+                raise
+            details = {"message": f"{lane.name}: what failed is tried again with its next event", "exception": error}
+            self._loop.call_exception_handler(details)
+        else:
+            lane.active = None
+            self._active -= 1
+            self._set_off(lane)
+            self._pump()
+            self._wake_idle()
+
+    def _is_busy(self) -> bool:
+        return bool(self._active or self._ready or self._expected)
 
     def _wake_idle(self) -> None:
-        if self._idle and not (self._active or self._ready or self._expected):
+        if self._idle and not self._is_busy():
             waiters, self._idle = self._idle, []
             for waiter in waiters:
                 if not waiter.done():

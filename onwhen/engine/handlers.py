@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from onwhen.engine.chain import Scope
-from onwhen.engine.rules import RuleSet, Trigger, when
+from onwhen.engine.rules import RuleSet, when
+from onwhen.engine.triggers import Trigger
 
 if TYPE_CHECKING:
     from onwhen.engine.bus import EventBus
@@ -26,7 +27,7 @@ class Handlers(NamedTuple):
 
     on: Callable[..., Callable[[Any], Any]]
     when: Callable[..., Callable[[Any], Any]]
-    middleware: Callable[..., Any]
+    middleware: Callable[..., Callable[..., Any]]
     emit: Callable[..., Any]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -17,24 +17,26 @@ from onwhen.engine.events import Event
 from onwhen.engine.rules import Condition
 from onwhen.engine.state import Change
 from onwhen.engine.store import DeadLetter, Failure, Timer
-from onwhen.errors import RuleFailed
+from onwhen.errors import CascadeLimit, RuleFailed
 
 __all__ = ["Outcome", "Receipt", "ReceiptStatus", "RuleRun", "RunStatus", "failure_of"]
 
 RunStatus: TypeAlias = Literal["fired", "skipped", "failed", "stopped"]
 ReceiptStatus: TypeAlias = Literal["accepted", "handled", "duplicate", "waiting", "recorded"]
 
-_TRACEBACK_LINES = 12  # frames kept of a traceback on each end
+_FRAMES: Final = 12  # kept of a traceback, the innermost ones
+_MAX_TEXT: Final = 10_000  # characters kept of an error's text
 
 
 class RuleRun(msgspec.Struct, kw_only=True):
     """One rule, considered once.
 
     Attributes:
-        rule: id of the rule.
+        rule: id of the rule; "" for the middleware around the whole event, listed if it did or stopped something.
         event_type: type of what it was considered for: the event, or a property event of the same turn.
         property: for property events, the property.
-        cause: id of the rule whose change led to the property event; "" for the event itself.
+        cause: id of the rule whose change led to the property event, "middleware" for one around the whole event
+            (with `@` and the rule, in a turn that repeats one); "" for the event itself.
         status: "fired", it ran; "skipped", a condition did not hold; "stopped", a middleware did not go on;
             "failed", it raised and what it did was undone.
         condition: what did not hold, for a rule that was skipped; None if no trigger fitted the values.
@@ -44,6 +46,7 @@ class RuleRun(msgspec.Struct, kw_only=True):
         changes: what it changed of its subject, in order.
         messages: what it sent.
         timers: what it set to be sent later.
+        refused: why messages of its were not sent, but left as dead letters: their chain is too long.
         cancelled: keys of the timers it cancelled.
         attempt: 1 for the first run on this event.
         retry_at: when it will be run again, for one that failed and will be.
@@ -61,9 +64,15 @@ class RuleRun(msgspec.Struct, kw_only=True):
     changes: tuple[Change, ...] = ()
     messages: tuple[Event, ...] = ()
     timers: tuple[Timer, ...] = ()
+    refused: tuple[CascadeLimit, ...] = ()
     cancelled: tuple[str, ...] = ()
     attempt: int = 1
     retry_at: datetime | None = None
+
+    def forget(self) -> None:
+        """Note that nothing of what it did was kept, because the event as a whole failed."""
+        self.changes = self.messages = self.timers = self.refused = self.cancelled = ()
+        self.retry_at = None
 
 
 class Outcome(msgspec.Struct, kw_only=True):
@@ -73,12 +82,14 @@ class Outcome(msgspec.Struct, kw_only=True):
         event: what was handled.
         runs: the rules, in the order in which they were considered.
         error: why the event as a whole failed; then nothing of what its rules did was kept.
+        retry_at: when it will be run again, for an event that failed as a whole and will be.
         dead: dead letters that the turn left.
     """
 
     event: Event
     runs: tuple[RuleRun, ...] = ()
     error: BaseException | None = None
+    retry_at: datetime | None = None
     dead: tuple[DeadLetter, ...] = ()
 
 
@@ -134,7 +145,7 @@ class Receipt:
     @property
     def fired(self) -> tuple[str, ...]:
         """Ids of the rules that ran for this event, in order."""
-        return tuple(run.rule for run in self.runs if run.status == "fired")
+        return tuple(run.rule for run in self.runs if run.status == "fired" and run.rule)
 
     def walk(self) -> Iterator[Receipt]:
         """Go through this receipt and all that followed from it, depth first."""
@@ -151,7 +162,8 @@ class Receipt:
         for receipt in self.walk():
             if receipt.error is not None:
                 found.append(("", receipt.error))
-            found.extend((run.rule, run.error) for run in receipt.runs if run.error is not None)
+            for run in receipt.runs:
+                found.extend((run.rule, error) for error in (run.error, *run.refused) if error is not None)
         return tuple(found)
 
     @property
@@ -181,9 +193,22 @@ class Receipt:
 
 def failure_of(error: BaseException) -> Failure:
     """Return an error as it is kept in a store."""
-    lines = traceback.format_exception(type(error), error, error.__traceback__, limit=-_TRACEBACK_LINES)
-    return Failure(type=_type_name(type(error)), message=str(error), traceback="".join(lines))
+    lines = traceback.format_exception(type(error), error, error.__traceback__, limit=-_FRAMES)
+    story = "".join(line[:_MAX_TEXT] for line in lines)
+    return Failure(type=_type_name(type(error)), message=_text_of(error), traceback=_storable(story))
 
 
 def _type_name(kind: type[Any]) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return _storable(str(error)[:_MAX_TEXT])
+    except Exception as broken:
+        return f"(its text cannot be had: {type(broken).__qualname__})"
+
+
+def _storable(text: str) -> str:
+    """Escape what UTF-8 cannot hold: an error may quote the half of a surrogate pair that it complains about."""
+    return text.encode(errors="backslashreplace").decode()

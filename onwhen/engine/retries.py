@@ -6,6 +6,7 @@ rules: it is given an error and an attempt and answers with a value.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,8 +32,6 @@ class GiveUp:
 
 RetryDecision: TypeAlias = RetryAfter | GiveUp
 
-_MAX_EXPONENT = 64  # 2 ** 64 s is past every max_delay; a larger exponent would only overflow
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
@@ -42,7 +41,7 @@ class RetryPolicy:
         attempts: how often the rule is run at most, the first time included (a count, at least 1).
         delay: wait before the second attempt.
         factor: each further wait is this many times the one before (at least 1).
-        max_delay: no wait is longer.
+        max_delay: no wait is longer, jitter included; unless `delay` is longer to begin with, then all waits are that.
         jitter: up to this share of a wait is added to it (0 to 1), so that failures do not come back all at
             once. It is derived from the event and the attempt, so a turn that is run again decides the same.
         retry_on: an exception class, a tuple of them, or a predicate on the error; other errors give up at once.
@@ -62,12 +61,17 @@ class RetryPolicy:
     in_order: bool = True
 
     def __post_init__(self) -> None:
+        classes = self.retry_on if isinstance(self.retry_on, tuple) else (self.retry_on,)
         checks = {
             f"attempts={self.attempts!r} must be at least 1": self.attempts >= 1,
             f"delay={self.delay!r} must not be negative": self.delay >= timedelta(0),
-            f"factor={self.factor!r} must be at least 1": self.factor >= 1,
+            f"factor={self.factor!r} must be at least 1, and finite": 1 <= self.factor < math.inf,
             f"max_delay={self.max_delay!r} must not be negative": self.max_delay >= timedelta(0),
             f"jitter={self.jitter!r} must be from 0 to 1": 0 <= self.jitter <= 1,
+            f"retry_on={self.retry_on!r} must be exception classes, or a predicate on the error": (
+                all(isinstance(cls, type) and issubclass(cls, BaseException) for cls in classes)
+                or (callable(self.retry_on) and not isinstance(self.retry_on, type))
+            ),
         }
         for problem, fine in checks.items():
             if not fine:
@@ -83,11 +87,22 @@ class RetryPolicy:
         """
         if attempt >= self.attempts or not self._retries(error):
             return GiveUp()
-        wait = min(self.delay.total_seconds() * self.factor ** min(attempt - 1, _MAX_EXPONENT), 1e9)
-        wait += wait * self.jitter * (zlib.crc32(f"{seed}/{attempt}".encode()) / 0xFFFFFFFF)
-        return RetryAfter(min(timedelta(seconds=wait), self.max_delay))
+        chance = zlib.crc32(f"{seed}/{attempt}".encode()) / 0xFFFFFFFF
+        return RetryAfter(self._wait(attempt) * (1 + self.jitter * chance))
+
+    def _wait(self, attempt: int) -> timedelta:
+        """Return the wait without jitter; it leaves room for that, so that the longest waits are spread as well."""
+        longest = max(self.delay, self.max_delay / (1 + self.jitter))
+        try:
+            return min(self.delay * self.factor ** (attempt - 1), longest)
+        except OverflowError:
+            return longest if self.delay else self.delay
 
     def _retries(self, error: BaseException) -> bool:
         if isinstance(self.retry_on, type | tuple):
             return isinstance(error, self.retry_on)
-        return bool(self.retry_on(error))
+        try:
+            return bool(self.retry_on(error))
+        except Exception as broken:
+            error.add_note(f"it was not retried, because retry_on raised {broken!r}")
+            return False

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import msgspec
 
 from onwhen.engine.chain import Call, Middleware, Scope, check
-from onwhen.engine.rules import Guard, Rule, RuleSet, Trigger
+from onwhen.engine.rules import Rule, RuleSet
 from onwhen.engine.subjects import Subject
+from onwhen.engine.triggers import Guard, Trigger
 from onwhen.errors import RuleDefinitionError
 
 __all__ = ["Match", "Rulebook"]
@@ -62,27 +63,30 @@ class Rulebook:
     # -- what is in it
 
     def include(self, *rule_sets: RuleSet) -> None:
-        """Take rule sets in; one that is in already stays as it is.
+        """Take rule sets in, all or none; one that is in already stays as it is.
 
         Raises:
             RuleDefinitionError: another set has the name, or another class the prefix.
         """
+        sets = dict(self._sets)
         for new in rule_sets:
             if not isinstance(new, RuleSet):
                 raise RuleDefinitionError(f"include takes rule sets, not {new!r}")
-            old = self._sets.get(new.name)
-            if old is not None and old is not new and not new.is_reimport_of(old):
+            old = sets.get(new.name, new)
+            if old is not new and not new.is_reimport_of(old):
                 raise RuleDefinitionError(f"a rule set named {new.name!r} is included already; rename one of them")
-            if old is None or old is not new:
-                self._claim_prefix(new, old)
-                self._sets[new.name] = new
-                new.watch(self)
+            sets[new.name] = new
+        _check_prefixes(sets.values())
+        self._sets = sets
+        for new in rule_sets:
+            new.watch(self)
         self.invalidate()
 
     def exclude(self, *rule_sets: RuleSet) -> None:
         """Take rule sets out again; one that is not in is no error."""
         for gone in rule_sets:
-            if self._sets.get(gone.name) is gone:
+            known = self._sets.get(gone.name)
+            if known is not None and (known is gone or gone.is_reimport_of(known)):
                 del self._sets[gone.name]
         self.invalidate()
 
@@ -199,14 +203,15 @@ class Rulebook:
         types = {rule_set.subject for rule_set in self._sets.values()} - {Subject}
         self._types = sorted(types, key=lambda cls: (-len(cls._prefix), cls._prefix))
 
-    def _claim_prefix(self, new: RuleSet, replaced: RuleSet | None) -> None:
-        for other in self._sets.values():
-            if (
-                other is not replaced
-                and other.subject is not new.subject
-                and other.subject._prefix == new.subject._prefix
-            ):
-                raise RuleDefinitionError(
-                    f"rule set {new.name!r} is for {new.subject.__qualname__} and {other.name!r} for "
-                    f"{other.subject.__qualname__}, both with prefix {new.subject._prefix!r}; use one class for both"
-                )
+
+def _check_prefixes(rule_sets: Iterable[RuleSet]) -> None:
+    """Refuse two classes for the same subjects."""
+    first: dict[str, RuleSet] = {}
+    for new in rule_sets:
+        other = first.setdefault(new.subject._prefix, new)
+        if other.subject is not new.subject:
+            raise RuleDefinitionError(
+                f"rule set {new.name!r} is for {new.subject.__qualname__} and {other.name!r} for "
+                f"{other.subject.__qualname__}, both with prefix {new.subject._prefix!r}; use one class for both (and "
+                f"include all rule sets of a module at once, if it was imported again)"
+            )

@@ -6,39 +6,24 @@ event (`rulebook`), run (`turns`), or what a middleware is made of (`chain`).
 
 from __future__ import annotations
 
-import inspect
 import re
-import sys
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from types import CodeType, FrameType
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from onwhen.engine.events import SUBJECT_PROPERTY_CHANGED, SUBJECT_PROPERTY_DELETED
+from onwhen.engine._origins import Origin, is_reimport, place_of
+from onwhen.engine.chain import Middleware, check
 from onwhen.engine.fields import TypedCodec
 from onwhen.engine.retries import RetryPolicy
 from onwhen.engine.subjects import Subject
+from onwhen.engine.triggers import ANY, Trigger, changed, deleted, described, is_generator
 from onwhen.errors import DuplicateRule, RuleDefinitionError
-
-if TYPE_CHECKING:
-    from onwhen.engine.chain import Middleware
 
 __all__ = ["ANY", "Condition", "Rule", "RuleSet", "Trigger", "changed", "deleted", "when"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-
-
-class _Any:
-    """The type of `ANY`."""
-
-    def __repr__(self) -> str:
-        return "ANY"
-
-
-ANY: Final = _Any()
-"""Stands for "whatever the value", because None is a value."""
 
 
 # -- conditions --------------------------------------------------------------------------------------------------
@@ -46,13 +31,12 @@ ANY: Final = _Any()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Condition:
-    """A predicate on the context; `str()` of it says which one it is."""
+    """A predicate on the context, sync or async; `str()` of it says which one it is."""
 
     test: Callable[[Any], Any]
-    is_async: bool
 
     def __str__(self) -> str:
-        return _described(self.test)
+        return described(self.test)
 
 
 def when(*tests: Callable[[Any], Any]) -> Callable[[_F], _F]:
@@ -65,9 +49,9 @@ def when(*tests: Callable[[Any], Any]) -> Callable[[_F], _F]:
     A test that raises is a failure of the rule, never a silent "no".
     """
     for test in tests:
-        if not callable(test):
+        if not callable(test) or is_generator(test):
             raise RuleDefinitionError(f"@when takes functions of the context, not {test!r}")
-    added = [Condition(test, inspect.iscoroutinefunction(test)) for test in tests]
+    added = [Condition(test) for test in tests]
 
     def declare(function: _F) -> _F:
         _conditions_of(function)[:0] = added
@@ -82,91 +66,6 @@ def _conditions_of(function: Callable[..., Any]) -> list[Condition]:
         return function.__dict__.setdefault("__onwhen_conditions__", [])  # type: ignore[no-any-return]
     except AttributeError:
         raise RuleDefinitionError(f"a rule must be a function, not {function!r}") from None
-
-
-# -- triggers ----------------------------------------------------------------------------------------------------
-
-
-class Guard(Protocol):
-    """What a trigger still asks once an event's type and property fit."""
-
-    def __call__(self, ctx: Any) -> bool:
-        """Tell whether the trigger fires."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Trigger:
-    """What makes a rule be considered.
-
-    Attributes:
-        pattern: event type, exact or a glob (`*`, `?`, `[...]`; case counts, `*` also spans dots).
-        properties: for property events, the properties it is about; empty for all.
-        from_: value or predicate that the old value has to fit.
-        to: value or predicate that the new value has to fit.
-    """
-
-    pattern: str
-    properties: tuple[str, ...] = ()
-    from_: Any = ANY
-    to: Any = ANY
-
-    @property
-    def is_glob(self) -> bool:
-        """Whether the pattern stands for more than one event type."""
-        return any(sign in self.pattern for sign in "*?[")
-
-    @property
-    def guard(self) -> Guard | None:
-        """What is left to test on the context, or None."""
-        return None if self.from_ is ANY and self.to is ANY else self._fits
-
-    def _fits(self, ctx: Any) -> bool:
-        return _value_fits(self.from_, ctx.old_value) and _value_fits(self.to, ctx.new_value)
-
-    def __str__(self) -> str:
-        if not self.properties and self.guard is None:
-            return self.pattern
-        verb = "changed" if self.pattern == SUBJECT_PROPERTY_CHANGED else "deleted"
-        parts = [repr(name) for name in self.properties]
-        for word, wanted in (("from_", self.from_), ("to", self.to)):
-            if wanted is not ANY:
-                parts.append(f"{word}={_described(wanted) if callable(wanted) else repr(wanted)}")
-        return f"{verb}({', '.join(parts)})"
-
-
-def changed(*properties: str, from_: Any = ANY, to: Any = ANY) -> Trigger:
-    """Trigger on a change of a property.
-
-    Args:
-        *properties: their names; none means any property.
-        from_: the old value, or a predicate on it. The old value is None if there was none.
-        to: the new value, or a predicate on it.
-    """
-    return Trigger(SUBJECT_PROPERTY_CHANGED, _names(properties), from_, to)
-
-
-def deleted(*properties: str, from_: Any = ANY) -> Trigger:
-    """Trigger on the deletion of a property.
-
-    Args:
-        *properties: their names; none means any property.
-        from_: the value it had, or a predicate on it.
-    """
-    return Trigger(SUBJECT_PROPERTY_DELETED, _names(properties), from_)
-
-
-def _names(properties: Sequence[Any]) -> tuple[str, ...]:
-    for name in properties:
-        if not isinstance(name, str) or not name:
-            raise RuleDefinitionError(f"changed() and deleted() take names of properties, not {name!r}")
-    return tuple(properties)
-
-
-def _value_fits(wanted: Any, value: Any) -> bool:
-    if wanted is ANY:
-        return True
-    return bool(wanted(value)) if callable(wanted) else bool(wanted == value)
 
 
 # -- rules and their sets ----------------------------------------------------------------------------------------
@@ -236,12 +135,13 @@ class RuleSet:
             )
         self.name = name
         self.subject = subject
-        self._middleware = tuple(middleware)
+        self._middleware = _checked(middleware)
         self._retry = retry
         self._timeout = _seconds(timeout)
         self._rules: dict[str, Rule] = {}
+        self._origins: dict[str, Origin] = {}
         self._watchers: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._origin = _origin_of_frame(sys._getframe(1))
+        self._origin = Origin.of_caller()
 
     def on(
         self,
@@ -255,8 +155,9 @@ class RuleSet:
         """Register the decorated function as a rule.
 
         Args:
-            *triggers: event types (exact, or globs such as `ticket.*`), `changed(...)`, `deleted(...)`; one of
-                them is enough. A second `@on` on the same function adds triggers to the same rule.
+            *triggers: event types (exact, or globs such as `ticket.*`; `*` alone is every event, property events
+                included), `changed(...)`, `deleted(...)`; one of them is enough. A second `@on` on the same function
+                adds triggers to the same rule; its options have to be the same, or left out.
             name: second part of the rule's id; by default the function's name.
             priority: rules of higher priority run first; equal ones in order of registration.
             middleware: wrapped around this rule, innermost of all, outermost first.
@@ -265,41 +166,57 @@ class RuleSet:
 
         Raises:
             DuplicateRule: another function has this id.
-            RuleDefinitionError: a trigger cannot be used.
+            RuleDefinitionError: a trigger, an option or the function cannot be used.
         """
         parsed = [self._trigger(trigger) for trigger in triggers]
         if not parsed:
             raise RuleDefinitionError(f"rule set {self.name!r}: @on needs an event type, changed(...) or deleted(...)")
+        if not isinstance(priority, int):
+            raise RuleDefinitionError(f"rule set {self.name!r}: priority={priority!r} must be a whole number")
+        options: dict[str, Any] = {
+            "priority": priority,
+            "middleware": (*self._middleware, *_checked(middleware)),
+            "retry": retry or self._retry,
+            "timeout": _seconds(timeout) or self._timeout,
+        }
+        origin = Origin.of_caller()
 
         def register(function: _F) -> _F:
             conditions = _conditions_of(function)
-            id = f"{self.name}.{name or function.__name__}"
+            id = f"{self.name}.{_checked_name(name, function)}"
             known = self._rules.get(id)
             if known is not None and known.function is function:
-                known.triggers.extend(parsed)
+                self._extend(known, parsed, options)
             else:
-                if known is not None and not _is_reimport(_origin(function), _origin(known.function)):
-                    raise DuplicateRule(id, _place(known.function), _place(function))
+                declared = origin.with_code(function)
+                if known is not None and not is_reimport(declared, self._origins[id]):
+                    raise DuplicateRule(id, place_of(known.function), place_of(function))
                 self._rules[id] = Rule(
-                    id=id,
-                    function=function,
-                    subject=self.subject,
-                    triggers=parsed,
-                    conditions=conditions,
-                    priority=priority,
-                    middleware=(*self._middleware, *middleware),
-                    retry=retry or self._retry,
-                    timeout=_seconds(timeout) or self._timeout,
+                    id=id, function=function, subject=self.subject, triggers=parsed, conditions=conditions, **options
                 )
+                self._origins[id] = declared
             for watcher in self._watchers:
                 watcher.invalidate()
             return function
 
         return register
 
+    def _extend(self, rule: Rule, triggers: Sequence[Trigger], options: Mapping[str, Any]) -> None:
+        """Add what one more `@on` says to a rule."""
+        left_out = {"priority": 0, "middleware": self._middleware, "retry": self._retry, "timeout": self._timeout}
+        for option, value in options.items():
+            if value == left_out[option]:
+                continue
+            if (given := getattr(rule, option)) not in (value, left_out[option]):
+                raise RuleDefinitionError(
+                    f"rule {rule.id}: two @on give it {option}={given!r} and {option}={value!r}; give it in one of them"
+                )
+            setattr(rule, option, value)
+        rule.triggers.extend(triggers)
+
     def is_reimport_of(self, other: RuleSet) -> bool:
-        """Tell whether both were made by the same statement, because their module was imported twice."""
-        return _is_reimport(self._origin, other._origin)
+        """Tell whether both are the same rule set, because its module was imported twice."""
+        return is_reimport(self._origin, other._origin)
 
     def watch(self, watcher: Any) -> None:
         """Call `watcher.invalidate()` whenever a rule is added."""
@@ -336,35 +253,19 @@ def _seconds(timeout: float | timedelta | None) -> float | None:
     return seconds
 
 
-# -- where a declaration stands ------------------------------------------------------------------------------------
-
-_Origin = tuple[CodeType, str, int, str]
-
-
-def _origin(function: Callable[..., Any]) -> _Origin | None:
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    return code and (code, code.co_filename, code.co_firstlineno, code.co_qualname)
+def _checked(middleware: Sequence[Middleware]) -> tuple[Middleware, ...]:
+    for one in middleware:
+        check(one)
+    return tuple(middleware)
 
 
-def _origin_of_frame(frame: FrameType) -> _Origin:
-    return frame.f_code, frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_qualname
-
-
-def _is_reimport(new: _Origin | None, old: _Origin | None) -> bool:
-    """Tell an import that ran again from a loop that registers one function many times.
-
-    Both declare the same lines; but an import that runs again has compiled them again, into another code object.
-    """
-    return new is not None and old is not None and new[0] is not old[0] and new[1:] == old[1:]
-
-
-def _place(function: Callable[..., Any]) -> str:
-    origin = _origin(function)
-    return f"{origin[3]} ({origin[1]}:{origin[2]})" if origin else repr(function)
-
-
-def _described(test: Callable[..., Any]) -> str:
-    code = getattr(test, "__code__", None)
-    if code is None or test.__name__ != "<lambda>":
-        return getattr(test, "__qualname__", repr(test))
-    return f"lambda at {code.co_filename.rpartition('/')[2]}:{code.co_firstlineno}"
+def _checked_name(name: str | None, function: Callable[..., Any]) -> str:
+    if is_generator(function):
+        raise RuleDefinitionError(f"{place_of(function)} has a yield in it; a rule is a plain or an async function")
+    name = name if name is not None else getattr(function, "__name__", "")
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise RuleDefinitionError(
+            f"{place_of(function)} has no name that a rule could be known by; give it one: on(..., name=...), "
+            f"of letters, digits, '_', '-' and dots"
+        )
+    return name

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
+from uuid import uuid4
 
-from onwhen.engine.context import change_data, event_type_of
 from onwhen.engine.events import Event
+from onwhen.engine.occurrences import change_data, event_type_of
 from onwhen.engine.outcomes import Receipt
 from onwhen.engine.partitions import partition_of
-from onwhen.engine.state import ABSENT, State
+from onwhen.engine.state import ABSENT, Operation, State
 from onwhen.engine.store import Answer, Commit
 from onwhen.engine.subjects import Subject
 from onwhen.errors import StoreConflict
@@ -39,6 +40,7 @@ class StoreSession:
 
     async def load(self, cls: type[Subject], name: str) -> State:
         """Return the subject's state as it is stored now, ready to note what is asked of it."""
+        await self._bus.opened()
         state = cls._state_of(await self._bus.store.load(name))
         state.operations = []
         return state
@@ -46,32 +48,35 @@ class StoreSession:
     async def store(self, cls: type[Subject], state: State) -> tuple[State, Sequence[Receipt]]:
         """Commit what was asked of a state; return it as it is then, and receipts of the events that it sent."""
         state.collect()
+        asked, name = state.operations or [], state.name
         for _ in range(_MAX_TRIES):
-            write = state.write()
-            events = self._events(cls, state)
+            write, events = state.write(), self._events(cls, state)
             if write is None and not events:
                 state.operations = []
                 return state, ()
             commit = Commit(
-                partition=partition_of(state.name, self._bus.store.partitions),
-                subject=state.name,
+                partition=partition_of(name, self._bus.store.partitions),
+                subject=name,
                 version=state.version,
                 write=write,
                 messages=events,
                 cancel_all=state.flushed,
+                id=str(uuid4()),
             )
-            result, receipts = await self._bus.commit_outside(commit)
+            result, is_first_answer, receipts = await self._bus.commit_outside(commit)
             if result.answer is Answer.OK:
+                if not is_first_answer:
+                    return await self.load(cls, name), receipts
                 state.committed(write, result.version)
                 state.operations = []
                 return state, receipts
-            state = await self._again(cls, state)
-        raise StoreConflict(f"{state.name} moved on {_MAX_TRIES} times while it was stored; try again later")
+            state = await self.load(cls, name)
+            self._ask_again(state, asked)
+        raise StoreConflict(f"{name} moved on {_MAX_TRIES} times while it was stored; try again later")
 
-    async def _again(self, cls: type[Subject], state: State) -> State:
-        """Load fresh state and do to it what was done to the old one."""
-        fresh = await self.load(cls, state.name)
-        for verb, name, value, muted, extra in state.operations or ():
+    def _ask_again(self, fresh: State, asked: Sequence[Operation]) -> None:
+        """Do to a fresh state what was done to an older one."""
+        for verb, name, value, muted, extra in asked:
             if verb == "set":
                 fresh.set(name, value, muted, extra)
             elif verb == "delete":
@@ -84,7 +89,6 @@ class StoreSession:
                 fresh.flush()
             else:
                 self._replace(fresh, verb, name, *value)
-        return fresh
 
     @staticmethod
     def _replace(fresh: State, verb: str, name: str, new: object, old: object) -> None:

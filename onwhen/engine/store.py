@@ -2,6 +2,11 @@
 
 Belongs here: plain data and the `Store` protocol, which every backend implements and one contract suite
 checks. It must not know how anything is kept, nor of rules: values are encoded JSON text, never user types.
+
+What every store owes the engine. A method that raises `StoreError` says nothing about whether its effect took
+place; the engine calls it again with the same arguments, and that does nothing twice. A store therefore keeps what
+tells a second time from a first: the log entry that a commit removes, the retry or dead letter that it takes away,
+the id of a commit that has none of these, and the ids of accepted events.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ from onwhen.engine.clock import Clock
 from onwhen.engine.events import Event
 
 __all__ = [
+    "Accepted",
     "Answer",
     "Commit",
     "CommitResult",
@@ -42,7 +48,7 @@ Version: TypeAlias = int | str
 """Which state of a subject this is; opaque, compared for equality only. One that is not stored has None."""
 
 RetryKey: TypeAlias = tuple[str, str]
-"""Which waiting retry is meant: the event's id and the rule's id."""
+"""Which waiting retry is meant: source and id of the event, as one text, and the rule's id."""
 
 
 class Answer(enum.Enum):
@@ -51,7 +57,7 @@ class Answer(enum.Enum):
     OK = "ok"
     """All of it is stored."""
     DONE = "done"
-    """Nothing was stored, because this event was already handled (a lost reply, a re-send)."""
+    """Nothing was stored, because it was before (a lost reply, a re-send), or somebody else handled the event."""
     CONFLICT = "conflict"
     """Nothing was stored, because the subject's version has moved on: load again, run again."""
     FENCED = "fenced"
@@ -63,6 +69,18 @@ class LogEntry(msgspec.Struct, frozen=True):
 
     position: Position
     event: Event
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """What became of an event that was to be accepted.
+
+    Attributes:
+        position: where it stands in the log; None if it was accepted before and is handled.
+        is_new: whether it was accepted now; one of the same source and id that was accepted before is not.
+    """
+
+    position: Position | None
+    is_new: bool = True
 
 
 class SubjectRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,8 +163,8 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> RetryKey:
-        """The event's id and the rule's id: at most one retry waits for both."""
-        return self.event.id, self.rule
+        """The event and the rule: at most one retry waits for both. Two sources may use the same event ids."""
+        return f"{self.event.source}/{self.event.id}", self.rule
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
@@ -191,6 +209,8 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
         retries: retries to wait for.
         dead: dead letters to add.
         revived: ids of dead letters to remove; one that is not there any more is DONE.
+        id: unique id of a commit that does not handle, retry or revive anything; one that was stored within the
+            last `dedup_window` accepted events is DONE. None for all others.
     """
 
     partition: int
@@ -207,6 +227,7 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     retries: Sequence[Retry] = ()
     dead: Sequence[DeadLetter] = ()
     revived: Sequence[str] = ()
+    id: str | None = None
 
 
 class CommitResult(msgspec.Struct, frozen=True):
@@ -215,8 +236,8 @@ class CommitResult(msgspec.Struct, frozen=True):
     Attributes:
         answer: one of four.
         version: version of the subject now, None if it is not stored (only with OK).
-        appended: for each message its position in the log of the subject's own partition, or None where it
-            belongs to another partition and is under way (only with OK).
+        appended: for each message its position in the log of its subject's partition, or None where that is not
+            kept with this one and the message is under way; it is found by `read` later (only with OK).
     """
 
     answer: Answer
@@ -245,8 +266,10 @@ class Store(Protocol):
     """What keeps subjects, the log of accepted events, timers, retries and dead letters.
 
     The log *is* the list of pending work: a commit removes the event that it handled. Every method may be
-    called again after a lost reply: `append` is idempotent per event source and id within `dedup_window`,
-    and `commit` answers DONE.
+    called again after a lost reply: `append` is idempotent per event source and id within the `dedup_window` that
+    the store was made with (a count of accepted events), and `commit` answers DONE.
+
+    Every method that does I/O raises `StoreError`, and nothing else, when it cannot do what it is asked.
     """
 
     @property
@@ -255,18 +278,22 @@ class Store(Protocol):
         ...
 
     async def open(self, clock: Clock) -> None:
-        """Make ready for use. Stores without a clock of their own take the time from `clock`."""
+        """Make ready for use; called again without `close` when the event loop of the call before has ended.
+
+        Stores without a clock of their own take the time from `clock`.
+        """
         ...
 
     async def close(self) -> None:
-        """Let go of what `open` took; what was stored stays."""
+        """Let go of what `open` took, if anything; what was stored stays."""
         ...
 
-    async def append(self, partition: int, events: Sequence[Event]) -> Sequence[Position | None]:
-        """Accept events: once this returns they are kept until handled.
+    async def append(self, partition: int, events: Sequence[Event]) -> Sequence[Accepted]:
+        """Accept events, in order: once this returns they are kept until handled.
 
         Returns:
-            For each event its position, or None where the same source and id was accepted before.
+            For each event what became of it; one of the same source and id as another that is accepted, or was
+            within the window, is not accepted again.
         """
         ...
 
@@ -279,11 +306,19 @@ class Store(Protocol):
         ...
 
     async def commit(self, commit: Commit) -> CommitResult:
-        """Store one turn's effects, all or nothing."""
+        """Store one turn's effects, all or nothing.
+
+        The checks are made in this order: format and token (FENCED), then what was handled, retried, revived or
+        stored under this id (DONE), then the version (CONFLICT).
+        """
         ...
 
     async def promote(self, partition: int) -> Promoted:
-        """Move the timers that are due, by the store's clock, to the log; earliest first."""
+        """Move the timers that are due, by the store's clock, to the log; earliest first, then in the order set.
+
+        A timer belongs to the partition of the subject that set it. Its event may be addressed to a subject of
+        another partition; it goes there as a message does, and is not among the entries if it is under way.
+        """
         ...
 
     def retries(self, partition: int) -> AsyncIterator[Retry]:
@@ -300,6 +335,10 @@ class Store(Protocol):
 
     def dead_letters(self) -> AsyncIterator[DeadLetter]:
         """Go through the dead letters, oldest first."""
+        ...
+
+    async def dead_letter(self, id: str) -> DeadLetter | None:
+        """Return a dead letter, or None if there is none of this id."""
         ...
 
     async def discard(self, dead_letter: str) -> bool:

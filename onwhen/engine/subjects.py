@@ -8,23 +8,25 @@ given.
 from __future__ import annotations
 
 import builtins
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol, Self, TypeVar, cast
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol, Self, cast
 
 from onwhen.engine import values
-from onwhen.engine.fields import DYNAMIC, TypedCodec, build_codec
-from onwhen.engine.state import ABSENT, Codec, State
+from onwhen.engine._declarations import Declarations, codec_of, declarations_of, inherited_by
+from onwhen.engine.bag import ABSENT
+from onwhen.engine.fields import DYNAMIC, DynamicCodec, TypedCodec, computed_cannot_be_set
+from onwhen.engine.migrations import steps_of, upgrade
+from onwhen.engine.state import State
 from onwhen.engine.store import SubjectRecord
-from onwhen.errors import MigrationError, PropertyError, SubjectDefinitionError, SubjectStateError, UnknownProperty
+from onwhen.errors import PropertyError, SubjectDefinitionError, SubjectStateError, UnknownProperty
 
 if TYPE_CHECKING:
     from onwhen.engine.outcomes import Receipt
 
-__all__ = ["ExtendedProperties", "Session", "Subject", "migrate"]
-
-_F = TypeVar("_F", bound=Callable[..., Any])
-_UNSET: Final = object()
+__all__ = ["ExtendedProperties", "Session", "Subject"]
 
 
 class Session(Protocol):
@@ -37,23 +39,6 @@ class Session(Protocol):
     async def store(self, cls: type[Subject], state: State) -> tuple[State, Sequence[Receipt]]:
         """Commit what was asked of a state; return it as it is then, and receipts of the events that it sent."""
         ...
-
-
-def migrate(from_version: int) -> Callable[[_F], _F]:
-    """Mark a function in a typed subject as the step from one schema version to the next.
-
-    Args:
-        from_version: version of the state that the function is given; it returns version `from_version + 1`.
-
-    The function takes the stored properties as a dict of JSON values; it returns the new ones, or changes the
-    dict in place and returns None.
-    """
-
-    def mark(function: _F) -> _F:
-        function.__onwhen_migrates__ = from_version  # type: ignore[attr-defined]
-        return function
-
-    return mark
 
 
 class _Property:
@@ -70,7 +55,7 @@ class _Property:
         bag = subject._state.properties
         value = bag.live.get(self.name, ABSENT)
         if value is ABSENT and (value := bag.read(self.name)) is ABSENT:
-            message = f"{subject.name}: {self.name} has no value yet and declares no default"
+            message = f"{subject.name}: {self.name} has no value yet and declares no default; set it first, or use get"
             raise UnknownProperty(message, subject=subject.name, property=self.name)
         return value
 
@@ -78,16 +63,19 @@ class _Property:
 class Subject:
     """A named entity with state.
 
-    Without a subclass it is dynamic: any property, any JSON value. A subclass declares its properties as
+    Without declared properties it is dynamic: any property, any JSON value. A subclass declares properties as
     annotated fields, which pydantic validates on every write:
 
         class Ticket(Subject, prefix="ticket:", version=2):
             status: Literal["new", "open", "closed"] = "new"
             tags: list[str] = []
 
+    A value is copied when it is set. A list, dict or model that is read can be changed in place, and the change
+    counts. A method with `@property` is a computed property: read like any other, never set or stored.
+
     Class arguments:
         prefix: subjects whose name starts with it are of this class.
-        version: schema version of the properties, from 1 up; see `migrate`.
+        version: schema version of the properties, from 1 up; by default that of the class it extends. See `migrate`.
 
     Inside a rule the state is loaded, and nothing awaits. Outside, use `async with container.subject(name)`,
     or `load` and `store`.
@@ -97,29 +85,31 @@ class Subject:
 
     _prefix: ClassVar[str] = ""
     _version: ClassVar[int] = 1
-    _codec: ClassVar[Codec] = DYNAMIC
+    _codec: ClassVar[TypedCodec | DynamicCodec] = DYNAMIC
+    _declared: ClassVar[Declarations] = {}
+    _taken: ClassVar[frozenset[str]]
     _steps: ClassVar[Mapping[int, Callable[..., Any]]] = {}
 
     name: str
     _state: State
     _session: Session | None
 
-    def __init_subclass__(cls, *, prefix: str = "", version: int = 1, **rest: Any) -> None:
+    def __init_subclass__(cls, *, prefix: str = "", version: int | None = None, **rest: Any) -> None:
         super().__init_subclass__(**rest)
-        if type(version) is not int or version < 1:
+        if not isinstance(prefix, str):
+            raise SubjectDefinitionError(f"{cls.__qualname__}: prefix={prefix!r} must be a str, such as 'ticket:'")
+        if version is not None and (type(version) is not int or version < 1):
             raise SubjectDefinitionError(f"{cls.__qualname__}: version={version!r} must be an int of at least 1")
+        inherited = inherited_by(cls, _RESERVED)
+        own = declarations_of(cls, _namespace_of_caller(), _RESERVED)
+        cls._codec = codec_of(cls, inherited, own, _RESERVED)
+        cls._declared = own
         cls._prefix = prefix
-        cls._version = version
-        base = cls._codec if isinstance(cls._codec, TypedCodec) else None
-        codec = build_codec(cls, base, sys._getframe(1).f_locals)
-        for name in codec.fields:
-            if name in _RESERVED or name.startswith("_"):
-                raise SubjectDefinitionError(f"{cls.__qualname__}.{name}: the name is reserved; choose another")
+        cls._version = version or cls._version
+        cls._steps = {**cls._steps, **steps_of(cls, cls._version)}
+        for name in cls._codec.declared:
             setattr(cls, name, _Property(name))
-        cls._codec = codec
-        cls._steps = dict(cls._steps) | {
-            step.__onwhen_migrates__: step for step in vars(cls).values() if hasattr(step, "__onwhen_migrates__")
-        }
+        cls._taken = frozenset(name for name in dir(cls) if not name.startswith("_")) - set(cls._codec.declared)
 
     # -- how the engine makes them
 
@@ -143,32 +133,12 @@ class Subject:
     @classmethod
     def _state_of(cls, record: SubjectRecord, kind: type[State] = State) -> State:
         """Return the state of a stored subject, brought to this class's schema version."""
-        state = kind(record.name, cls._codec, DYNAMIC, record, cls._version)
-        if record.version is not None and record.schema != cls._version and cls._codec is not DYNAMIC:
-            cls._upgrade(state, record)
+        is_stored = record.version is not None
+        schema = record.schema if cls is Subject and is_stored else cls._version
+        state = kind(record.name, cls._codec, DYNAMIC, record, schema)
+        if is_stored and record.schema != schema:
+            upgrade(state, record, cls._steps, cls.__qualname__, schema)
         return state
-
-    @classmethod
-    def _upgrade(cls, state: State, record: SubjectRecord) -> None:
-        properties: Any = {name: values.decode(text) for name, text in record.properties.items()}
-
-        def fail(problem: str, cause: Exception | None = None) -> MigrationError:
-            message = f"{record.name}: {problem} ({cls.__qualname__} declares version {cls._version})"
-            return MigrationError(message, subject=record.name, stored=record.schema, declared=cls._version)
-
-        if record.schema > cls._version:
-            raise fail(f"its state has version {record.schema}, written by newer code; deploy that code")
-        for version in range(record.schema, cls._version):
-            step = cls._steps.get(version)
-            if step is None:
-                raise fail(f"no step leads from version {version} to {version + 1}; add one with @migrate({version})")
-            try:
-                result = step(properties)
-                properties = properties if result is None else result
-                values.check(properties, f"{record.name} at version {version + 1}")
-            except Exception as error:
-                raise fail(f"the step from version {version} failed: {error!r}") from error
-        state.properties.upgrade({name: values.encode(value) for name, value in properties.items()})
 
     def _end(self) -> None:
         """Cut the subject off, because its turn has ended."""
@@ -177,11 +147,13 @@ class Subject:
     # -- properties
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Return a property, or `default` if it has no value.
+        """Return a property, a computed one too, or `default` if it has no value.
 
         Raises:
             UnknownProperty: the subject is typed and does not declare it.
         """
+        if name in self._codec.computed:
+            return getattr(self, name)
         value = self._state.properties.read(name)
         return default if value is ABSENT else value
 
@@ -212,7 +184,7 @@ class Subject:
         return None if old is ABSENT else old
 
     def has(self, name: str) -> bool:
-        """Tell whether reading the property gives a value, be it a default."""
+        """Tell whether the property has a value, be it a default; `in`, `keys` and `dict` go by the same."""
         try:
             return self._state.properties.read(name) is not ABSENT
         except UnknownProperty:
@@ -220,25 +192,34 @@ class Subject:
 
     def keys(self) -> list[str]:
         """Return the names of the properties that have a value."""
-        return list(self._state.properties.names())
+        return self._state.properties.names()
 
     def dict(self, mode: Literal["python", "json"] = "python") -> builtins.dict[str, Any]:
-        """Return the properties that have a value, as a copy.
+        """Return the properties that have a value, as a copy; without the computed ones.
 
         Args:
             mode: "python" for the values as rules see them, "json" for their JSON form.
         """
         bag = self._state.properties
         if mode == "python":
-            return {name: bag.snapshot(name) for name in bag.names()}
+            return {name: bag.copy(name) for name in bag.names()}
         return {name: values.decode(bag.codec.encode(self.name, name, bag.read(name))) for name in bag.names()}
 
     @classmethod
     def json_schema(cls) -> builtins.dict[str, Any]:
-        """Return the JSON Schema (draft 2020-12) of the declared properties, computed ones as read-only."""
+        """Return the JSON Schema (draft 2020-12) of the declared properties, computed ones as read-only.
+
+        Raises:
+            SubjectDefinitionError: the type of a property or of a computed one has none.
+        """
         if not isinstance(cls._codec, TypedCodec):
             return {"type": "object", "additionalProperties": True}
-        return cls._codec.model.model_json_schema(mode="serialization")
+        from pydantic.errors import PydanticUserError
+
+        try:
+            return cls._codec.model.model_json_schema(mode="serialization")
+        except PydanticUserError as error:
+            raise SubjectDefinitionError(f"{cls.__qualname__} has no JSON Schema: {error}") from error
 
     # -- extended properties
 
@@ -299,7 +280,10 @@ class Subject:
         return receipts
 
     def _outside(self) -> Session | None:
-        return getattr(self, "_session", None)
+        session: Session | None = getattr(self, "_session", None)
+        if session is None:
+            self._state.ensure_writable()
+        return session
 
     async def __aenter__(self) -> Self:
         return await self.load()
@@ -311,37 +295,47 @@ class Subject:
     # -- as Python sees them
 
     def __getattr__(self, name: str) -> Any:
+        if name not in self._taken and not name.startswith("_"):
+            value = self._state.properties.read(name)  # an unknown name of a typed subject raises here
+            if value is not ABSENT:
+                return value
+        raise self._no_attribute(name)
+
+    def _no_attribute(self, name: str) -> AttributeError:
+        """Return the error for an attribute that could not be read."""
+        attribute = inspect.getattr_static(type(self), name, None)
+        if attribute is not None:  # it is there, and raised an AttributeError: do it again, to see which one
+            try:
+                attribute.__get__(self, type(self))
+            except AttributeError as error:
+                return error
         if name.startswith("_"):
-            raise AttributeError(name)
-        codec = self._codec
-        if isinstance(codec, TypedCodec):
-            raise codec.unknown(self.name, name)
-        value = self._state.properties.read(name)
-        if value is ABSENT:
-            raise UnknownProperty(f"{self.name} has no property {name!r}", subject=self.name, property=name)
-        return value
+            return AttributeError(f"{type(self).__qualname__!r} object has no attribute {name!r}")
+        near = get_close_matches(name, self.keys(), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"get({name!r}) returns None instead of this error"
+        return UnknownProperty(f"{self.name} has no property {name!r}; {hint}", subject=self.name, property=name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        codec = self._codec
-        if isinstance(codec, TypedCodec):
-            if name not in codec.fields:
-                raise self._not_settable(name, codec)
-        elif name in _RESERVED or name.startswith("_"):
-            message = f"{self.name}: attribute {name!r} is reserved; use set({name!r}, ...) for a property of that name"
-            raise PropertyError(message, subject=self.name, property=name)
+        if name in self._taken or name.startswith("_"):
+            raise self._not_settable(name)
         self._state.set(name, value)
 
     def __delattr__(self, name: str) -> None:
-        self.delete(name)
+        if name in self._taken or name.startswith("_"):
+            raise self._not_settable(name)
+        if self._state.delete(name) is ABSENT and name not in self._codec.declared:
+            raise self._no_attribute(name)
 
-    def _not_settable(self, name: str, codec: TypedCodec) -> PropertyError:
-        if isinstance(getattr(type(self), name, None), property):
-            problem = f"{self.name}: {name} is computed and cannot be set"
-        elif name in _RESERVED:
-            problem = f"{self.name}: {name} is reserved and cannot be set"
-        else:
+    def _not_settable(self, name: str) -> PropertyError:
+        codec = self._codec
+        if name in codec.computed:
+            return computed_cannot_be_set(self.name, codec.owner, name)
+        if isinstance(codec, TypedCodec) and name not in self._taken:
             return codec.unknown(self.name, name)
-        return PropertyError(problem, subject=self.name, property=name)
+        message = f"{self.name}: {type(self).__qualname__}.{name} is not a property, the name is reserved"
+        if not isinstance(codec, TypedCodec):
+            message += f"; use set({name!r}, ...) for a property of that name"
+        return PropertyError(message, subject=self.name, property=name)
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self.has(name)
@@ -410,3 +404,12 @@ _set_name = Subject.__dict__["name"].__set__
 _set_state = Subject.__dict__["_state"].__set__
 _set_session = Subject.__dict__["_session"].__set__
 _RESERVED: Final = frozenset(name for name in dir(Subject) if not name.startswith("_"))
+Subject._taken = _RESERVED
+
+
+def _namespace_of_caller() -> dict[str, Any]:
+    """Return what a class statement can refer to, for annotations that are strings."""
+    frame: Any = sys._getframe(1)
+    while frame.f_code.co_name == "__init_subclass__":
+        frame = frame.f_back
+    return {**frame.f_globals, **frame.f_locals}

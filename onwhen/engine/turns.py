@@ -8,25 +8,28 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
-from datetime import datetime, timedelta
+from datetime import datetime
 from inspect import isawaitable
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from onwhen.engine import cascades
-from onwhen.engine.chain import Call, compose
+from onwhen.engine.chain import Call, Middleware, compose
 from onwhen.engine.clock import Clock
-from onwhen.engine.context import Context, Occurrence, event_type_of
-from onwhen.engine.events import Event
+from onwhen.engine.context import Context
+from onwhen.engine.effects import Effects, Mark
+from onwhen.engine.events import DEFAULT_SOURCE, Event
 from onwhen.engine.limits import Limits
+from onwhen.engine.occurrences import Occurrence, event_type_of
 from onwhen.engine.outcomes import Outcome, RuleRun, failure_of
 from onwhen.engine.retries import RetryAfter, RetryPolicy
 from onwhen.engine.rulebook import Match, Rulebook
 from onwhen.engine.state import State
 from onwhen.engine.store import Commit, DeadLetter, Position, Retry, SubjectWrite, Timer
 from onwhen.engine.subjects import Subject
-from onwhen.errors import CascadeLimit, RuleTimeout, SubjectStateError
+from onwhen.errors import CascadeLimit, RuleTimeout, UnknownRule
 
 __all__ = ["CURRENT", "Turn"]
 
@@ -34,8 +37,8 @@ CURRENT: ContextVar[Turn | None] = ContextVar("onwhen_turn", default=None)
 """The turn that the running code is part of, however deep."""
 
 _FATAL: Final = (KeyboardInterrupt, SystemExit, GeneratorExit)  # never a rule's failure: they end the program
-
-_Mark: TypeAlias = tuple[Any, int, int, int]
+_ONCE: Final = RetryPolicy()
+_HOPELESS: Final = (CascadeLimit, UnknownRule)  # whatever the policy, another attempt would end the same way
 
 
 class Turn:
@@ -49,13 +52,17 @@ class Turn:
         limits: what the engine allows.
         clock: asked once, when the turn begins.
         read: loads a read-only snapshot of another subject.
+        source: CloudEvents source of what the rules emit.
         retry: the waiting retry that this turn runs; then only its rule is run on the event.
         refused: why the subject could not be loaded as what it is; then no rule is run, and the event fails.
+
+    Attributes:
+        running: context of what is running, for an `emit` that is not given one.
     """
 
     __slots__ = (
-        "_clock", "_dead", "_error", "_limits", "_messages", "_now", "_queue", "_reactions", "_read", "_retries",
-        "_retry", "_rulebook", "_running", "_runs", "_timers", "_type", "event", "is_over", "state", "subject",
+        "_dead", "_effects", "_error", "_limits", "_queue", "_reactions", "_retries", "_retry", "_retry_at",
+        "_rulebook", "_runs", "_type", "event", "running", "state", "subject",
     )  # fmt: skip
 
     def __init__(
@@ -68,141 +75,207 @@ class Turn:
         limits: Limits,
         clock: Clock,
         read: Callable[[str], Awaitable[Subject]],
+        source: str = DEFAULT_SOURCE,
         retry: Retry | None = None,
         refused: BaseException | None = None,
     ) -> None:
         self.event = event
         self.state = state
         self.subject = subject_type._of(state)
-        self.is_over = False
+        self.running: Context[Any] | None = None
         self._type = subject_type
         self._rulebook = rulebook
         self._limits = limits
-        self._clock = clock
-        self._read = read
         self._retry = retry
-        self._now: datetime | None = None
-        self._running: Context[Any] | None = None
+        self._effects = Effects(
+            self.subject,
+            state,
+            limits=limits,
+            now=clock.now(),
+            source=source,
+            around="middleware" if retry is None else f"middleware@{retry.rule}",
+            read=read,
+        )
         self._queue: deque[Occurrence] = deque()
         self._reactions = 0
         self._runs: list[RuleRun] = []
-        self._messages: list[Event] = []
-        self._timers: list[Timer | str] = []  # a str is the key of a cancelled one
         self._retries: list[Retry] = []
         self._dead: list[DeadLetter] = []
         self._error = refused
+        self._retry_at: datetime | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the rules have run; what they have left behind can do nothing any more."""
+        return self._effects.is_over
+
+    @property
+    def family(self) -> object:
+        """Which rulebook, or copy of it, the turn runs on."""
+        return self._rulebook.family
 
     # -- running it
 
     async def run(self) -> None:
         """Run the rules; what they did is kept in the turn until it is committed."""
         CURRENT.set(self)
-        mark = self._mark()
         try:
             if self._error is not None:
                 raise self._error
+            first = Occurrence.of_event(self.event, self.subject)
             around = self._rulebook.around("event")
             if around:
-                await self._run_inside(around)
+                await self._run_inside(around, first)
             else:
-                await self._handle(None)
-        except _FATAL:
-            raise
+                await self._handle(first, None)
         except BaseException as error:
-            if _is_cancelled(error):
+            self._effects.undo()
+            if _ends_the_turn(error):
                 raise
-            self._fail_as_a_whole(mark, error)
+            self._fail_as_a_whole(error)
         finally:
-            self.is_over = True
+            self._effects.is_over = True
             self.subject._end()
 
-    async def _run_inside(self, around: tuple[Any, ...]) -> None:
-        ctx: Context[Any] = Context(self.subject, None, Occurrence.of_event(self.event, self.subject), self)
-        self._running = ctx
-        await compose(around, self._handle)(ctx)
-        self.state.collect()
-        if ctx._stopped_by:
-            self._runs.append(
-                RuleRun(rule="", event_type=self.event.type, status="stopped", stopped_by=ctx._stopped_by)
-            )
+    async def _run_inside(self, around: Sequence[Middleware], first: Occurrence) -> None:
+        """Run the middleware that is around the whole event; what it does itself counts as a run without a rule."""
+        effects = self._effects
+        attempt = self._retry.attempt if self._retry is not None else 1
+        ctx: Context[Any] = Context(self.subject, None, first, effects, attempt)
+        run = RuleRun(rule="", event_type=first.type, property=first.property_name, attempt=attempt)
+        mark = effects.mark()
 
-    async def _handle(self, outer: Context[Any] | None) -> None:
-        first = Occurrence.of_event(self.event, self.subject)
-        only = self._retry.rule if self._retry is not None else ""
-        for match in self._rulebook.match(first.type, self._type, first.property_name):
-            if not only or match.rule.id == only:
-                await self._run_rule(match, first, outer)
+        async def innermost(ctx: Context[Any]) -> None:
+            nonlocal mark
+            try:
+                self.state.collect()
+                self._keep(run, mark, first)
+                await self._handle(first, ctx)
+            except BaseException as error:
+                self._error = error  # a middleware may swallow it, but half a turn cannot be committed
+                raise
+            mark = effects.mark()
+
+        self.running = ctx
+        await compose(around, innermost)(ctx)
+        if self._error is not None:
+            raise self._error
+        self.state.collect()
+        self._keep(run, mark, first)
+        if ctx._stopped_by:
+            run.status, run.stopped_by = "stopped", ctx._stopped_by
+        if ctx._stopped_by or run.changes or run.messages or run.timers or run.cancelled or run.refused:
+            self._runs.append(run)
+        await self._react(ctx)
+
+    async def _handle(self, first: Occurrence, outer: Context[Any] | None) -> None:
+        matches = self._rulebook.match(first.type, self._type, first.property_name)
+        attempt = 1
+        if self._retry is not None and self._retry.rule:
+            matches, attempt = self._only(self._retry.rule, matches), self._retry.attempt
+        for match in matches:
+            await self._run_rule(match, first, attempt, outer)
+        await self._react(outer)
+
+    async def _react(self, outer: Context[Any] | None) -> None:
+        """Run the rules on the property changes that wait, first in, first out, and on those that follow."""
         queue = self._queue
         while queue:
             occurrence = queue.popleft()
             for match in self._rulebook.match(occurrence.type, self._type, occurrence.property_name):
-                await self._run_rule(match, occurrence, outer)
+                await self._run_rule(match, occurrence, 1, outer)
 
-    async def _run_rule(self, match: Match, occurrence: Occurrence, outer: Context[Any] | None) -> None:
-        rule = match.rule
-        attempt = 1
-        if self._retry is not None and occurrence.parent is None:
-            attempt = self._retry.attempt
-        ctx: Context[Any] = Context(self.subject, rule, occurrence, self, attempt)
-        ctx._inherited = outer
-        self._running = ctx
-        mark = self._mark()
+    def _only(self, rule: str, matches: Sequence[Match]) -> tuple[Match, ...]:
+        found = tuple(match for match in matches if match.rule.id == rule)
+        if not found:
+            raise UnknownRule(
+                f"no rule {rule!r} is run on {self.event.type} to {self.state.name} any more, but a failed run of it "
+                f"waits to be repeated; bring the rule back and replay this, or discard it"
+            )
+        return found
+
+    async def _run_rule(self, match: Match, occurrence: Occurrence, attempt: int, outer: Context[Any] | None) -> None:
+        rule, effects = match.rule, self._effects
+        ctx: Context[Any] = Context(self.subject, rule, occurrence, effects, attempt, outer)
         run = RuleRun(rule=rule.id, event_type=occurrence.type, attempt=attempt)
         if occurrence.change is not None:
             run.property = occurrence.change.property
             run.cause = occurrence.cause[0]
         self._runs.append(run)
+        self.running = ctx
+        mark = effects.mark()
         try:
-            if match.guards and not any(guard(ctx) for guard in match.guards):
-                run.status = "skipped"
-                return
-            for condition in rule.conditions:
-                holds = condition.test(ctx)
-                if condition.is_async:
-                    holds = await holds
-                if not holds:
-                    run.status = "skipped"
-                    run.condition = condition
-                    self._undo(mark)
-                    return
-            await (match.call or _prepare(match, self._limits))(ctx)
-            self.state.collect()
-        except _FATAL:
-            raise
+            seconds = rule.timeout or self._limits.rule_timeout
+            attempted = self._attempt(match, ctx, run)
+            await (attempted if seconds is None else _timed(attempted, rule.id, seconds))
+            if ctx._error is not None and _ends_the_turn(ctx._error):
+                raise ctx._error  # no middleware can swallow the end of the program
         except BaseException as error:
-            if _is_cancelled(error):
+            run.status, run.error = "failed", error
+            if _ends_the_turn(error):
                 raise
-            if ctx._error is None:
-                self._undo(mark)  # it was not the function that failed, so nothing was undone yet
-            self._fail(run, error, rule.retry or self._limits.retry, occurrence)
+            self._undo_failed(ctx, mark)
+            policy = rule.retry or self._limits.retry
+            run.retry_at = self._set_aside(occurrence.event, rule.id, attempt, error, policy)
         else:
             if ctx._error is not None:
                 run.status, run.error, run.handled = "failed", ctx._error, True
             elif ctx._stopped_by:
                 run.status, run.stopped_by = "stopped", ctx._stopped_by
-        self._keep(run, mark, occurrence, attempt)
+            elif run.status == "skipped":
+                effects.undo(mark)
+        self.running = outer or ctx
+        self._keep(run, mark, occurrence)
 
-    def _keep(self, run: RuleRun, mark: _Mark, occurrence: Occurrence, attempt: int) -> None:
-        """Note what a run did, and queue the reactions to it."""
-        state, messages, timers, _ = mark
-        if len(self._messages) > messages:
-            run.messages = tuple(self._messages[messages:])
-        if len(self._timers) > timers:
-            run.timers = tuple(timer for timer in self._timers[timers:] if isinstance(timer, Timer))
-            run.cancelled = tuple(key for key in self._timers[timers:] if isinstance(key, str))
-        changes = self.state.changes
-        if len(changes) == state[2]:
+    async def _attempt(self, match: Match, ctx: Context[Any], run: RuleRun) -> None:
+        """Run a rule if its trigger fits the values and its conditions hold."""
+        if match.guards and not any(guard(ctx) for guard in match.guards):
+            run.status = "skipped"
             return
-        run.changes = tuple(changes[state[2] :])
-        for index, change in enumerate(run.changes):
-            if change.muted:
-                continue
-            kind = event_type_of(change)
-            if self._rulebook.match(kind, self._type, change.property):
-                cause = (run.rule, attempt, -1 - index)
-                self._react(Occurrence(kind, change, None, occurrence, cause, self.subject))
+        for condition in match.rule.conditions:
+            holds = condition.test(ctx)
+            if holds.__class__ is not bool and isawaitable(holds):
+                holds = await holds
+            if not holds:
+                run.status, run.condition = "skipped", condition
+                return
+        if match.middleware:
+            await (match.call or _prepare(match))(ctx)
+        else:
+            result = match.rule.function(ctx)
+            if result is not None and isawaitable(result):
+                await result
+        self.state.collect()
 
-    def _react(self, occurrence: Occurrence) -> None:
+    def _undo_failed(self, ctx: Context[Any], mark: Mark) -> None:
+        """Undo what a failed rule did; but what middleware did about the function's error stays, if it is sound."""
+        if ctx._error is not None:
+            with suppress(Exception):
+                self.state.collect()
+                return
+        self._effects.undo(mark)
+
+    def _keep(self, run: RuleRun, mark: Mark, occurrence: Occurrence) -> None:
+        """Note what a run did, and queue the reactions to it."""
+        effects, (state, messages, timers, refused) = self._effects, mark
+        if len(effects.messages) > messages:
+            run.messages += tuple(effects.messages[messages:])
+        if len(effects.timers) > timers:
+            said = [timer for _, timer in effects.timers[timers:]]
+            run.timers += tuple(timer for timer in said if isinstance(timer, Timer))
+            run.cancelled += tuple(key for key in said if isinstance(key, str))
+        if len(effects.refused) > refused:
+            run.refused += tuple(self._refuse(event) for event in effects.refused[refused:])
+        if len(self.state.changes) > state[2]:
+            first = len(run.changes)
+            run.changes += tuple(self.state.changes[state[2] :])
+            for index, change in enumerate(run.changes[first:], first):
+                kind = event_type_of(change)
+                if not change.muted and self._rulebook.match(kind, self._type, change.property):
+                    cause = (run.rule or effects.around, run.attempt, -1 - index)
+                    self._queue_up(Occurrence(kind, change, parent=occurrence, cause=cause, effects=effects))
+
+    def _queue_up(self, occurrence: Occurrence) -> None:
         limit = self._limits.max_reactions
         self._reactions += 1
         if self._reactions > limit:
@@ -217,35 +290,48 @@ class Turn:
 
     # -- when something fails
 
-    def _fail(self, run: RuleRun, error: BaseException, policy: RetryPolicy, occurrence: Occurrence) -> None:
-        run.status, run.error = "failed", error
-        run.retry_at = self._set_aside(occurrence.event, run.rule, run.attempt, error, policy)
-
-    def _fail_as_a_whole(self, mark: _Mark, error: BaseException) -> None:
-        self._undo(mark)
+    def _fail_as_a_whole(self, error: BaseException) -> None:
+        """Keep nothing; repeat the event, or the one rule that was to be repeated, or leave a dead letter."""
+        if isinstance(self._error, CascadeLimit):
+            error = self._error  # whatever a middleware has made of it
         self._queue.clear()
         self._retries.clear()
         self._dead.clear()
+        for run in self._runs:
+            run.forget()
+        rule, attempt, policy = "", 1, self._limits.retry
+        if self._retry is not None:
+            rule, attempt = self._retry.rule, self._retry.attempt
+            policy = next((known.retry for known in self._rulebook.rules() if known.id == rule), None) or policy
+        policy = _ONCE if isinstance(error, _HOPELESS) else policy
         self._error = error
-        attempt = self._retry.attempt if self._retry is not None else 1
-        policy = RetryPolicy() if isinstance(error, CascadeLimit) else self._limits.retry
-        rule = self._retry.rule if self._retry is not None else ""
-        self._set_aside(self.event, rule, attempt, error, policy)
+        self._retry_at = self._set_aside(self.event, rule, attempt, error, policy)
+
+    def _refuse(self, event: Event) -> CascadeLimit:
+        """Leave a message as a dead letter, because its chain is too long."""
+        limit, cycle = self._limits.max_depth, cascades.cycle_of_messages(event)
+        error = CascadeLimit(
+            f"{event.subject}: {event.type} would be message {event.depth} in a chain, more than {limit} are not "
+            f"sent: {cycle}; add a condition that ends it",
+            limit=limit,
+            cycle=cycle,
+        )
+        self._set_aside(event, "", 1, error, _ONCE)
+        return error
 
     def _set_aside(
         self, event: Event, rule: str, attempt: int, error: BaseException, policy: RetryPolicy
     ) -> datetime | None:
         """Plan the next attempt and return its moment, or leave a dead letter and return None."""
-        now = self.now
-        key = f"{event.id}/{rule}"
-        before = self._retry if self._retry is not None and self._retry.key == (event.id, rule) else None
-        first_failed = before.first_failed if before is not None else now
+        now, key = self._effects.now, f"{event.source}/{event.id}/{rule}"
+        again = self._retry is not None and self._retry.rule == rule and event is self.event
+        first_failed = self._retry.first_failed if self._retry is not None and again else now
         decision = policy.decide(error, attempt=attempt, seed=key)
         if isinstance(decision, RetryAfter):
             due = now + decision.delay
             self._retries.append(
                 Retry(
-                    subject=self.state.name,
+                    subject=event.subject,
                     event=event,
                     rule=rule,
                     attempt=attempt + 1,
@@ -256,113 +342,19 @@ class Turn:
                 )
             )
             return due
-        self._bury(key, event, rule, error, attempt, first_failed)
-        return None
-
-    def _bury(
-        self, id: str, event: Event, rule: str, error: BaseException, attempts: int, first_failed: datetime
-    ) -> None:
         self._dead.append(
             DeadLetter(
-                id=id,
+                id=key,
                 subject=event.subject,
                 event=event,
                 rule=rule,
                 failure=failure_of(error),
-                attempts=attempts,
+                attempts=attempt,
                 first_failed=first_failed,
-                time=self.now,
+                time=now,
             )
         )
-
-    def _mark(self) -> _Mark:
-        return self.state.mark(), len(self._messages), len(self._timers), len(self._dead)
-
-    def _undo(self, mark: _Mark) -> None:
-        state, messages, timers, dead = mark
-        self.state.rollback(state)
-        del self._messages[messages:]
-        del self._timers[timers:]
-        del self._dead[dead:]
-
-    # -- what a context asks for (see `Effects`)
-
-    @property
-    def now(self) -> datetime:
-        """The moment at which the turn began, as far as anybody asked."""
-        if self._now is None:
-            self._now = self._clock.now()
-        return self._now
-
-    @property
-    def family(self) -> object:
-        """Which rulebook, or copy of it, the turn runs on."""
-        return self._rulebook.family
-
-    @property
-    def running(self) -> Context[Any] | None:
-        """The context of what is running."""
-        return self._running
-
-    def emit(
-        self,
-        ctx: Context[Any],
-        event_type: str,
-        data: Any,
-        subject: str | Subject | None,
-        due: datetime | timedelta | None,
-        key: str | None,
-        extensions: Mapping[str, str | int | bool] | None,
-    ) -> Event:
-        """Record a message or a timer."""
-        self._check_open("emit")
-        own = self.state.name
-        target = own if subject is None else subject if isinstance(subject, str) else subject.name
-        cause, rule = ctx.event, ctx.rule.id if ctx.rule is not None else ""
-        index, ctx._index = ctx._index, ctx._index + 1
-        limit = self._limits.max_depth
-        trail = cascades.trail(cause, limit, rule, event_type)
-        if trail is not None:
-            extensions = {**(extensions or {}), cascades.TRAIL: trail}
-        moment = self.now if due is None else self.now + due if isinstance(due, timedelta) else due
-        event = Event.caused_by(
-            cause, rule, ctx.attempt, index, event_type, target, data, time=moment, extensions=extensions
-        )
-        event.check_size(self._limits.max_event_bytes)
-        if event.depth > limit:
-            self._refuse_depth(event, rule, limit)
-        elif due is None:
-            self._messages.append(event)
-        else:
-            event.detach()
-            self._timers.append(Timer(subject=own, key=key or event.id, due=moment, event=event))
-        return event
-
-    def _refuse_depth(self, event: Event, rule: str, limit: int) -> None:
-        cycle = cascades.cycle_of_messages(event)
-        error = CascadeLimit(
-            f"{event.subject}: {event.type} would be message {event.depth} in a chain, more than {limit} are not "
-            f"sent: {cycle}; add a condition that ends it",
-            limit=limit,
-            cycle=cycle,
-        )
-        self._bury(f"{event.id}/", event, "", error, 1, self.now)
-
-    def cancel(self, key: str) -> None:
-        """Record that a timer is cancelled."""
-        self._check_open("cancel")
-        self._timers.append(key)
-
-    async def read(self, name: str) -> Subject:
-        """Return a read-only snapshot of a subject."""
-        return await self._read(name)
-
-    def _check_open(self, verb: str) -> None:
-        if self.is_over:
-            raise SubjectStateError(
-                f"ctx.{verb} after the turn of {self.event.type} to {self.state.name} has ended; await what the rule "
-                f"starts, or emit through the bus"
-            )
+        return None
 
     # -- what came of it
 
@@ -371,9 +363,7 @@ class Turn:
     ) -> tuple[Commit, SubjectWrite | None]:
         """Return what has to be stored, and the part of it that is about the subject."""
         write = self.state.write()
-        timers: dict[str, Timer | str] = {}
-        for timer in self._timers:
-            timers[timer if isinstance(timer, str) else timer.key] = timer
+        timers: list[Timer | str] = self._effects.latest_timers() if self._effects.timers else []
         commit = Commit(
             partition=partition,
             subject=self.state.name,
@@ -382,9 +372,9 @@ class Turn:
             handled=handled,
             retried=self._retry.key if self._retry is not None else None,
             write=write,
-            messages=self._messages,
-            timers=[timer for timer in timers.values() if isinstance(timer, Timer)],
-            cancelled=[key for key in timers.values() if isinstance(key, str)],
+            messages=self._effects.messages,
+            timers=[timer for timer in timers if isinstance(timer, Timer)],
+            cancelled=[key for key in timers if isinstance(key, str)],
             cancel_all=self.state.flushed,
             retries=self._retries,
             dead=self._dead,
@@ -393,7 +383,13 @@ class Turn:
 
     def outcome(self) -> Outcome:
         """Return what the rules did."""
-        return Outcome(event=self.event, runs=tuple(self._runs), error=self._error, dead=tuple(self._dead))
+        return Outcome(
+            event=self.event,
+            runs=tuple(self._runs),
+            error=self._error,
+            retry_at=self._retry_at,
+            dead=tuple(self._dead),
+        )
 
 
 # -- what is innermost in a chain ----------------------------------------------------------------------------------
@@ -401,44 +397,46 @@ class Turn:
 
 async def _invoke(ctx: Context[Any]) -> None:
     """Run a rule's function; what it did is undone if it fails, before any middleware sees the error."""
-    turn: Any = ctx._effects
-    mark = turn._mark()
+    assert ctx.rule is not None
+    effects = ctx._effects
+    mark = effects.mark()
     try:
-        assert ctx.rule is not None
         result = ctx.rule.function(ctx)
         if result is not None and isawaitable(result):
             await result
-        turn.state.collect()
+        effects.state.collect()
     except BaseException as error:
-        turn._undo(mark)
+        effects.undo(mark)
         ctx._error = error
         raise
 
 
-def _prepare(match: Match, limits: Limits) -> Call:
+def _prepare(match: Match) -> Call:
     """Compose what is around a rule, once."""
-    call = compose(match.middleware, _invoke)
-    seconds = match.rule.timeout or limits.rule_timeout
-    match.call = call if seconds is None else _timed(call, match.rule.id, seconds)
+    match.call = compose(match.middleware, _invoke)
     return match.call
 
 
-def _timed(call: Call, rule: str, seconds: float) -> Call:
-    async def timed(ctx: Context[Any]) -> None:
-        try:
-            async with asyncio.timeout(seconds) as scope:
-                await call(ctx)
-        except TimeoutError:
-            if not scope.expired():
-                raise
-            raise RuleTimeout(rule, seconds) from None
+async def _timed(work: Awaitable[None], rule: str, seconds: float) -> None:
+    """Bound a run in time; a rule or a middleware that swallows its cancellation is late all the same."""
+    scope = asyncio.timeout(seconds)
+    try:
+        async with scope:
+            await work
+    except TimeoutError as error:
+        if not scope.expired():
+            raise
+        raise RuleTimeout(rule, seconds) from error
+    if scope.expired():
+        raise RuleTimeout(rule, seconds)
 
-    return timed
 
-
-def _is_cancelled(error: BaseException) -> bool:
-    """Tell whether an error means that the engine's own task is cancelled; a rule may raise CancelledError too."""
+def _ends_the_turn(error: BaseException) -> bool:
+    """Tell whether the program ends, or the engine's own task is cancelled; a rule may raise CancelledError too."""
     if not isinstance(error, asyncio.CancelledError):
+        return isinstance(error, _FATAL)
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # there is no event loop, so nobody who could cancel
         return False
-    task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -9,14 +9,16 @@ from __future__ import annotations
 import bisect
 import heapq
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Hashable, Iterator, Sequence
 from datetime import datetime
-from itertools import count, islice
+from itertools import chain, count, islice
+from typing import Final, TypeAlias
 
 from onwhen.engine.clock import Clock, SystemClock
 from onwhen.engine.events import Event
 from onwhen.engine.partitions import partition_of
 from onwhen.engine.store import (
+    Accepted,
     Answer,
     Commit,
     CommitResult,
@@ -34,8 +36,11 @@ from onwhen.engine.store import (
 
 __all__ = ["MemoryStore", "create_memory_storage"]
 
-_DONE = CommitResult(Answer.DONE)
-_CONFLICT = CommitResult(Answer.CONFLICT)
+_DONE: Final = CommitResult(Answer.DONE)
+_CONFLICT: Final = CommitResult(Answer.CONFLICT)
+_SPARE: Final = 64  # timers that were replaced or cancelled may lie in an agenda; at least so many before it is tidied
+
+_Due: TypeAlias = tuple[datetime, int, Timer]
 
 
 class _Stored:
@@ -57,6 +62,9 @@ class MemoryStore:
         partitions: how many partitions there are (a count).
         dedup_window: how many of the latest accepted events with an id of their own are remembered, so that a
             second one of the same source and id is not accepted again (a count).
+
+    Raises:
+        ValueError: a count is out of range.
     """
 
     def __init__(self, *, partitions: int = 1, dedup_window: int = 100_000) -> None:
@@ -67,10 +75,11 @@ class MemoryStore:
         self._clock: Clock = SystemClock()
         self._numbers = count(1)
         self._logs: list[dict[Position, Event]] = [{} for _ in range(partitions)]
-        self._seen: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._seen: OrderedDict[Hashable, Position] = OrderedDict()
         self._subjects: dict[str, _Stored] = {}
-        self._timers: dict[tuple[str, str], Timer] = {}
-        self._agendas: list[list[tuple[datetime, int, tuple[str, str], Timer]]] = [[] for _ in range(partitions)]
+        self._timers: dict[str, dict[str, Timer]] = {}
+        self._agendas: list[list[_Due]] = [[] for _ in range(partitions)]
+        self._tidy_at = [_SPARE] * partitions
         self._retries: list[dict[RetryKey, Retry]] = [{} for _ in range(partitions)]
         self._dead: dict[str, DeadLetter] = {}
 
@@ -86,27 +95,44 @@ class MemoryStore:
     async def close(self) -> None:
         """Keep everything: a bus may be opened on it again."""
 
-    async def append(self, partition: int, events: Sequence[Event]) -> Sequence[Position | None]:
+    # -- the log
+
+    async def append(self, partition: int, events: Sequence[Event]) -> Sequence[Accepted]:
         """Accept events; see `Store.append`."""
         return [self._accept(partition, event) for event in events]
 
-    def _accept(self, partition: int, event: Event) -> Position | None:
+    def _accept(self, partition: int, event: Event) -> Accepted:
+        log = self._logs[partition]
         if event.has_id:  # an id that is yet to be made is like no other
-            key = (event.source, event.id)
-            if key in self._seen:
-                return None
-            self._seen[key] = None
-            if len(self._seen) > self._dedup_window:
-                self._seen.popitem(last=False)
+            seen = self._seen.get((event.source, event.id))
+            if seen is not None:
+                return Accepted(seen if seen in log else None, is_new=False)
         position = next(self._numbers)
-        self._logs[partition][position] = event
-        return position
+        if event.has_id:
+            self._remember((event.source, event.id), position)
+        log[position] = event
+        return Accepted(position)
+
+    def _remember(self, key: Hashable, position: Position) -> None:
+        self._seen[key] = position
+        if len(self._seen) > self._dedup_window:
+            self._seen.popitem(last=False)
 
     async def read(self, partition: int, after: Position | None, limit: int) -> Sequence[LogEntry]:
         """Return pending events; see `Store.read`."""
         first = int(after) if after is not None else 0
         entries = (LogEntry(number, event) for number, event in self._logs[partition].items() if int(number) > first)
         return list(islice(entries, limit))
+
+    def _post(self, event: Event) -> Position:
+        position = next(self._numbers)
+        self._logs[self._partition_of(event.subject)][position] = event
+        return position
+
+    def _partition_of(self, subject: str) -> int:
+        return 0 if self._partitions == 1 else partition_of(subject, self._partitions)
+
+    # -- subjects, and the commit of a turn
 
     async def load(self, subject: str) -> SubjectRecord:
         """Return a subject; see `Store.load`."""
@@ -117,33 +143,39 @@ class MemoryStore:
 
     async def commit(self, commit: Commit) -> CommitResult:
         """Store one turn's effects; see `Store.commit`."""
-        log = self._logs[commit.partition]
-        if commit.handled is not None and commit.handled not in log:
-            return _DONE
-        if commit.retried is not None and commit.retried not in self._retries[commit.partition]:
-            return _DONE
-        if any(id not in self._dead for id in commit.revived):
+        if self._is_done(commit):
             return _DONE
         stored = self._subjects.get(commit.subject)
-        version = stored.version if stored is not None else None
+        version: Position | None = stored.version if stored is not None else None
         if commit.version != version:
             return _CONFLICT
         # Nothing below can fail: from here on it is all or nothing.
+        retries = self._retries[commit.partition]
         if commit.handled is not None:
-            del log[commit.handled]
+            del self._logs[commit.partition][commit.handled]
         if commit.retried is not None:
-            del self._retries[commit.partition][commit.retried]
+            del retries[commit.retried]
+        for id in commit.revived:
+            del self._dead[id]
+        if commit.id is not None:
+            self._remember(commit.id, 0)
         if commit.write is not None:
             version = self._write(commit.subject, stored, commit.write)
         if commit.cancel_all or commit.cancelled or commit.timers:
             self._set_timers(commit)
         for retry in commit.retries:
-            self._retries[commit.partition][retry.key] = retry
+            retries[retry.key] = retry
         for letter in commit.dead:
             self._dead[letter.id] = letter
-        for id in commit.revived:
-            del self._dead[id]
         return CommitResult(Answer.OK, version, [self._post(event) for event in commit.messages])
+
+    def _is_done(self, commit: Commit) -> bool:
+        return (
+            (commit.handled is not None and commit.handled not in self._logs[commit.partition])
+            or (commit.retried is not None and commit.retried not in self._retries[commit.partition])
+            or any(id not in self._dead for id in commit.revived)
+            or (commit.id is not None and commit.id in self._seen)
+        )
 
     def _write(self, subject: str, stored: _Stored | None, write: SubjectWrite) -> int | None:
         if write.remove:
@@ -161,50 +193,6 @@ class MemoryStore:
         stored.version = next(self._numbers)  # never the same again, not even after the subject was removed
         return stored.version
 
-    def _set_timers(self, commit: Commit) -> None:
-        if commit.cancel_all:
-            for key in [key for key in self._timers if key[0] == commit.subject]:
-                del self._timers[key]
-        for name in commit.cancelled:
-            self._timers.pop((commit.subject, name), None)
-        for timer in commit.timers:
-            key = (timer.subject, timer.key)
-            self._timers[key] = timer
-            heapq.heappush(self._agendas[commit.partition], (timer.due, next(self._numbers), key, timer))
-
-    def _post(self, event: Event) -> Position:
-        partition = partition_of(event.subject, self._partitions) if self._partitions > 1 else 0
-        position = next(self._numbers)
-        self._logs[partition][position] = event
-        return position
-
-    async def promote(self, partition: int) -> Promoted:
-        """Move due timers to the log; see `Store.promote`."""
-        agenda, now = self._agendas[partition], self._clock.now()
-        entries: list[LogEntry] = []
-        while agenda:
-            due, _, key, timer = agenda[0]
-            if self._timers.get(key) is not timer:
-                heapq.heappop(agenda)  # replaced or cancelled
-                continue
-            if due > now:
-                return Promoted(entries, due)
-            heapq.heappop(agenda)
-            del self._timers[key]
-            entries.append(LogEntry(self._post(timer.event), timer.event))
-        return Promoted(entries, None)
-
-    async def retries(self, partition: int) -> AsyncIterator[Retry]:
-        """Go through the waiting retries; see `Store.retries`."""
-        for retry in sorted(self._retries[partition].values(), key=lambda retry: retry.due):
-            yield retry
-
-    async def timers(self, subject: str | None = None) -> AsyncIterator[Timer]:
-        """Go through the timers; see `Store.timers`."""
-        for timer in sorted(self._timers.values(), key=lambda timer: timer.due):
-            if subject is None or timer.subject == subject:
-                yield timer
-
     async def subjects(self, prefix: str = "") -> AsyncIterator[SubjectRecord]:
         """Go through the stored subjects; see `Store.subjects`."""
         names = sorted(self._subjects)
@@ -215,10 +203,70 @@ class MemoryStore:
             if stored is not None:
                 yield _record(name, stored)
 
+    # -- timers and retries
+
+    def _set_timers(self, commit: Commit) -> None:
+        own = self._timers.setdefault(commit.subject, {})
+        if commit.cancel_all:
+            own.clear()
+        for name in commit.cancelled:
+            own.pop(name, None)
+        agenda = self._agendas[commit.partition]
+        for timer in commit.timers:
+            own[timer.key] = timer
+            heapq.heappush(agenda, (timer.due, next(self._numbers), timer))
+        if not own:
+            del self._timers[commit.subject]
+        if len(agenda) >= self._tidy_at[commit.partition]:
+            agenda[:] = [due for due in agenda if self._is_set(due[2])]
+            heapq.heapify(agenda)
+            self._tidy_at[commit.partition] = _SPARE + 2 * len(agenda)
+
+    def _is_set(self, timer: Timer) -> bool:
+        """Tell whether a timer is still the one of its key, not replaced, cancelled or fired."""
+        return self._timers.get(timer.subject, {}).get(timer.key) is timer
+
+    async def promote(self, partition: int) -> Promoted:
+        """Move due timers to the log; see `Store.promote`."""
+        agenda, now = self._agendas[partition], self._clock.now()
+        entries: list[LogEntry] = []
+        while agenda:
+            due, _, timer = agenda[0]
+            is_set = self._is_set(timer)
+            if is_set and due > now:
+                return Promoted(entries, due)
+            heapq.heappop(agenda)
+            if is_set:
+                own = self._timers[timer.subject]
+                del own[timer.key]
+                if not own:
+                    del self._timers[timer.subject]
+                entries.append(LogEntry(self._post(timer.event), timer.event))
+        return Promoted(entries, None)
+
+    async def timers(self, subject: str | None = None) -> AsyncIterator[Timer]:
+        """Go through the timers; see `Store.timers`."""
+        found: Iterator[Timer] = chain.from_iterable(own.values() for own in self._timers.values())
+        if subject is not None:
+            found = iter(self._timers.get(subject, {}).values())
+        for timer in sorted(found, key=lambda timer: timer.due):
+            yield timer
+
+    async def retries(self, partition: int) -> AsyncIterator[Retry]:
+        """Go through the waiting retries; see `Store.retries`."""
+        for retry in sorted(self._retries[partition].values(), key=lambda retry: retry.due):
+            yield retry
+
+    # -- dead letters, and counts
+
     async def dead_letters(self) -> AsyncIterator[DeadLetter]:
         """Go through the dead letters; see `Store.dead_letters`."""
         for letter in list(self._dead.values()):
             yield letter
+
+    async def dead_letter(self, id: str) -> DeadLetter | None:
+        """Return a dead letter; see `Store.dead_letter`."""
+        return self._dead.get(id)
 
     async def discard(self, dead_letter: str) -> bool:
         """Remove a dead letter; see `Store.discard`."""
@@ -229,7 +277,7 @@ class MemoryStore:
         return StoreStats(
             subjects=len(self._subjects),
             pending=sum(map(len, self._logs)),
-            timers=len(self._timers),
+            timers=sum(map(len, self._timers.values())),
             retries=sum(map(len, self._retries)),
             dead=len(self._dead),
         )

@@ -1,0 +1,1 @@
+"""How fast onwhen is, next to a peer: `python -m benchmarks`."""

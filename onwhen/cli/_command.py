@@ -1,0 +1,125 @@
+"""`onwhen replay`, from its options to its exit code.
+
+Belongs here: which files are opened, what is printed where, and what is left when it is interrupted. It must not
+know how events are read and handled; see `replay`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from rich.console import Console
+
+from onwhen.cli._app import find_app, make_bus
+from onwhen.cli._dump import dump_subjects, whole_file
+from onwhen.cli._options import ReplayOptions
+from onwhen.cli._render import clean, progress_on, summary
+from onwhen.cli.replay import Reject, ReplayReport, Source, replay
+from onwhen.engine.bus import EventBus
+from onwhen.engine.clock import VirtualClock
+
+__all__ = ["run_replay"]
+
+_INTERRUPTED = 130
+
+
+def run_replay(options: ReplayOptions) -> int:
+    """Run the command.
+
+    Returns:
+        The exit code: 0, or 1 if there were dead letters or rejects, or 130 after an interrupt.
+
+    Raises:
+        UsageError: a file cannot be used as asked; nothing was done.
+        AppNotFound: APP names nothing that holds rules.
+    """
+    sources = options.sources()
+    options.check_outputs()
+    screen = Console(stderr=True)
+    with redirect_stdout(sys.stderr) if options.writes_to_stdout else nullcontext():  # for what rules print
+        bus = make_bus(find_app(options.app), _clock(options))
+        report, code = ReplayReport(), 0
+        try:
+            asyncio.run(_run(options, bus, sources, screen, report))
+            code = 0 if report.ok else 1
+        except KeyboardInterrupt:
+            code = _INTERRUPTED
+        except OSError as error:
+            if isinstance(error, BrokenPipeError):
+                raise
+            screen.print(f"onwhen: cannot write {error.filename or 'output'}: {error.strerror}", markup=False)
+            code = 1
+    shown = screen if options.writes_to_stdout else Console()
+    shown.print(summary(report))
+    if code == _INTERRUPTED:
+        shown.print("Interrupted; these are the figures so far." + (" No dump was written." if options.dump else ""))
+    return code
+
+
+def _clock(options: ReplayOptions) -> VirtualClock | None:
+    """Return a clock that any event can move on, even one from before 1970."""
+    return VirtualClock(datetime.min.replace(tzinfo=UTC)) if options.time == "event" else None
+
+
+async def _run(
+    options: ReplayOptions, bus: EventBus, sources: list[Source], screen: Console, report: ReplayReport
+) -> None:
+    sizes = [source.size for source in sources]
+    total = None if None in sizes else sum(size for size in sizes if size is not None)
+    with ExitStack() as open_files:
+        on_reject = open_files.enter_context(_rejects(options, screen))
+        own_stdout = sys.stdout.isatty() and not options.writes_to_stdout
+        with progress_on(screen, total, own_stdout) as progress:
+            await replay(
+                bus,
+                sources,
+                drain=options.drain,
+                strict=options.strict,
+                window=options.window,
+                max_line_bytes=options.max_line,
+                on_reject=on_reject,
+                progress=progress,
+                report=report,
+            )
+    if options.dump is not None:
+        with _output(options.dump, whole_file) as out:
+            await dump_subjects(bus, out)
+    await bus.close()
+
+
+@contextmanager
+def _rejects(options: ReplayOptions, screen: Console) -> Iterator[Callable[[Reject], None]]:
+    """Open what rejects go to, and tell of each on the screen as well."""
+
+    def tell(reject: Reject) -> None:
+        told = clean(f"{reject.file}:{reject.line}: {reject.reason}")
+        screen.print(told, markup=False, highlight=False, soft_wrap=True)
+
+    if options.rejects is None:
+        yield tell
+        return
+    with _output(options.rejects, lambda path: path.open("wb")) as out:
+
+        def keep(reject: Reject) -> None:
+            tell(reject)
+            text = json.dumps(reject.to_dict(), ensure_ascii=False)
+            out.write(text.encode(errors="backslashreplace") + b"\n")
+
+        yield keep
+
+
+@contextmanager
+def _output(name: str, opened: Callable[[Path], Any]) -> Iterator[BinaryIO]:
+    if name == "-":
+        with open(1, "wb", closefd=False) as out:
+            yield out
+    else:
+        with opened(Path(name)) as out:
+            yield out

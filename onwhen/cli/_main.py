@@ -1,0 +1,134 @@
+"""The commands and their options, as they are typed.
+
+Belongs here: names, help texts and exit codes. Whatever is slow to import is imported by the command that needs it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+
+from onwhen.errors import AppNotFound, OnwhenError
+
+__all__ = ["run"]
+
+_USAGE, _BROKEN_PIPE, _INTERRUPTED = 2, 1, 130
+
+
+def _version() -> str:
+    import onwhen
+
+    return f"onwhen {onwhen.__version__}"
+
+
+app = App(
+    name="onwhen",
+    help="An event-driven rules engine.",
+    help_format="plaintext",  # markdown would cost 80 ms of imports
+    version=_version,
+)
+
+# "-" is a file; other names with a leading hyphen are refused by the options.
+_File = Annotated[str | None, Parameter(metavar="FILE", allow_leading_hyphen=True)]
+_Flag = Annotated[bool, Parameter(negative="", show_default=False)]
+
+
+@app.command(usage="Usage: onwhen replay [OPTIONS] APP [FILE...]\n")
+def replay(
+    app: Annotated[str, Parameter(name="APP")],
+    /,
+    *files: Annotated[str, Parameter(name="FILE", allow_leading_hyphen=True)],
+    time: Literal["now", "event"] = "now",
+    drain: _Flag = False,
+    dump: _File = None,
+    rejects: _File = None,
+    strict: _Flag = False,
+    window: Annotated[int, Parameter(metavar="N")] = 256,
+    max_line: Annotated[int | None, Parameter(metavar="BYTES")] = None,
+) -> int:
+    """Send recorded events through rules, over an empty store in memory.
+
+    Reads CloudEvents, one JSON object a line, plain or gzip. The exit code is 0 if all went through, 1 if there were
+    dead letters or rejects, 2 if the command cannot be run as given, 130 after Ctrl-C.
+
+    Parameters
+    ----------
+    app
+        Where the rules are: module:attribute, the attribute being a rule set, a list of them, an EventBus or a
+        container; or a module, for its one bus or container, or else for all its rule sets. The current directory
+        is importable.
+    files
+        What to read, in this order; - or none at all for standard input.
+    time
+        now: the machine's clock, events of different subjects concurrently. event: the events' own time, one after
+        the other, with timers and retries in between exactly when they are due; the same input gives the same result.
+    drain
+        After the last event, go on until no timer and no retry is left (with --time event).
+    dump
+        Write the final state of every subject to this file, or to standard output (-): one JSON object a line,
+        sorted by subject. The file is replaced only when all is written.
+    rejects
+        Write lines that cannot be used to this file, or to standard output (-): one JSON object a line, with file,
+        line, reason and the raw line.
+    strict
+        Stop at the first line that cannot be used.
+    window
+        How many events may be under way at once (with --time now).
+    max_line
+        How long a line may be, in bytes. By default four times ONWHEN_MAX_EVENT_BYTES and 64 KiB.
+    """
+    from onwhen.cli._command import run_replay
+    from onwhen.cli._options import ReplayOptions
+
+    return run_replay(
+        ReplayOptions(
+            app=app,
+            files=files,
+            time=time,
+            drain=drain,
+            dump=dump,
+            rejects=rejects,
+            strict=strict,
+            window=window,
+            max_line=max_line,
+        )
+    )
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line.
+
+    Args:
+        arguments: what was typed after `onwhen`.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        result = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
+    except CycloptsError as error:
+        return _refuse(str(error))
+    except AppNotFound as error:
+        if error.__cause__ is not None:  # the module is there, and raised
+            import traceback
+
+            traceback.print_exception(error.__cause__)
+        return _refuse(str(error))
+    except OnwhenError as error:
+        return _refuse(str(error))
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would complain when it flushes at exit
+        return _BROKEN_PIPE
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    return result if isinstance(result, int) else 0
+
+
+def _refuse(problem: str) -> int:
+    print(f"onwhen: {problem}", file=sys.stderr)
+    return _USAGE

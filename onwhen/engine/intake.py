@@ -1,0 +1,88 @@
+"""The way of emitted events into the log: in the order of the calls, those that come meanwhile all at once.
+
+Belongs here: acceptance of events that come from outside. It must not know what happens to an event after it was
+accepted.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from onwhen.engine.resend import TRIES, pause
+from onwhen.engine.store import Accepted, Store
+from onwhen.engine.work import Work
+from onwhen.errors import StoreError
+
+__all__ = ["Intake"]
+
+_BATCH: Final = 500  # events that are appended at once (a count)
+
+
+class Intake:
+    """Takes events in for one partition.
+
+    Args:
+        partition: number of the partition.
+        store: whose log it is.
+        ready: awaited before the first event is appended.
+        accepted: called with each piece of work and what became of its event.
+    """
+
+    def __init__(
+        self,
+        partition: int,
+        store: Store,
+        ready: Callable[[], Awaitable[None]],
+        accepted: Callable[[Work, Accepted], None],
+    ) -> None:
+        self.is_running = False
+        self._partition = partition
+        self._store = store
+        self._ready = ready
+        self._accepted = accepted
+        self._waiting: deque[Work] = deque()
+
+    def put(self, work: Work) -> bool:
+        """Put an event in line; True if `run` is to be called, because it is not running."""
+        self._waiting.append(work)
+        return not self.is_running
+
+    async def run(self) -> None:
+        """Append what is in line, until nothing is. Two calls at a time could overtake each other on the way."""
+        self.is_running = True
+        batch: list[Work] = []
+        try:
+            await self._ready()
+            while self._waiting:
+                batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH))]
+                try:
+                    answers = await self._append(batch)
+                except Exception as error:
+                    for work in batch:
+                        work.fail(error)
+                else:
+                    for work, answer in zip(batch, answers, strict=True):
+                        self._accepted(work, answer)
+                batch = []
+        except BaseException as error:
+            for work in (*batch, *self._waiting):
+                work.fail(error)
+            self._waiting.clear()
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self.is_running = False
+
+    async def _append(self, batch: Sequence[Work]) -> Sequence[Accepted]:
+        events = [work.event for work in batch]
+        tries = 0
+        while True:
+            try:
+                return await self._store.append(self._partition, events)
+            except StoreError:
+                tries += 1
+                if tries >= TRIES:
+                    raise
+                await pause(tries)

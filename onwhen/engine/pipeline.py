@@ -1,0 +1,395 @@
+"""The way of events through an open bus: accepted, handled in a turn, committed, followed up; timers and retries.
+
+Belongs here: everything that lives as long as a bus is open on one event loop. It must not know how rules are
+matched or run (`rulebook`, `turns`), how work is ordered (`dispatch`), or what a store is made of. All that it
+holds is also in the store: a pipeline can be thrown away at any moment, and another one takes up from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextvars import Context, ContextVar, copy_context
+from datetime import datetime
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from onwhen.engine.agenda import Agenda
+from onwhen.engine.dispatch import Dispatcher
+from onwhen.engine.events import Event
+from onwhen.engine.intake import Intake
+from onwhen.engine.outcomes import Outcome, Receipt
+from onwhen.engine.partitions import partition_of
+from onwhen.engine.resend import READ_BATCH, TRIES, commit_surely, pause
+from onwhen.engine.state import State
+from onwhen.engine.store import Accepted, Answer, Commit, CommitResult, LogEntry, Position, Retry
+from onwhen.engine.subjects import Subject
+from onwhen.engine.turns import Turn
+from onwhen.engine.work import Cascade, Work
+from onwhen.errors import MigrationError, StoreConflict, StoreError
+
+if TYPE_CHECKING:
+    from onwhen.engine.bus import EventBus
+
+__all__ = ["OPEN_TURNS", "Pipeline"]
+
+OPEN_TURNS: ContextVar[tuple[Turn, ...]] = ContextVar("onwhen_open_turns", default=())
+"""The turns that the running code is part of, outermost first; more than one where rules emit through another bus."""
+
+_MAX_CONFLICTS: Final = 100  # each one means that somebody else has committed, so this is somebody who never stops
+
+_Hot: TypeAlias = "dict[str, tuple[type[Subject], State]]"
+
+
+class Pipeline:
+    """A bus, open on one event loop.
+
+    Args:
+        bus: whose rules, store, clock, limits and observers are used.
+        loop: the event loop; everything here is called on its thread.
+        context: context variables of turns that nobody has just asked for: timers, retries, what was pending.
+    """
+
+    def __init__(self, bus: EventBus, loop: asyncio.AbstractEventLoop, context: Context) -> None:
+        self.loop = loop
+        self.context = context
+        self.is_open = False
+        self.is_closing = False
+        self._bus = bus
+        self._store = bus.store
+        self._partitions = bus.store.partitions
+        self._dispatcher: Dispatcher[Work] = Dispatcher(self._handle, bus.limits.max_concurrent_turns, loop)
+        self._agenda = Agenda(bus.clock, self._ring)
+        self._intakes = [Intake(n, self._store, self.ready, self._accepted) for n in range(self._partitions)]
+        self._hot: _Hot = {}
+        self._opening: asyncio.Future[None] | None = None
+        self._closing = asyncio.Lock()
+
+    # -- life
+
+    async def ready(self) -> None:
+        """Wait until the store is open, and what it holds is taken up: pending events, retries, timers."""
+        if self.is_open:
+            return
+        if self._opening is None:
+            self._opening = self.loop.create_future()
+            self._dispatcher.start(self._open(self._opening), self.context.copy())
+        await asyncio.shield(self._opening)
+
+    async def _open(self, opened: asyncio.Future[None]) -> None:
+        with self._dispatcher.busy():
+            try:
+                await self._store.open(self._bus.clock)
+                # All of it is read before any of it is handled: if reading fails, it is read again another time.
+                held = [retry for n in range(self._partitions) async for retry in self._store.retries(n)]
+                pending = [entry for n in range(self._partitions) for entry in await self._read_all(n)]
+            except BaseException as error:
+                self._opening = None
+                opened.set_exception(error)
+                opened.exception()  # perhaps nobody waits for it any more
+                if not isinstance(error, Exception):
+                    raise
+                return
+            self.is_open = True
+            opened.set_result(None)
+            for retry in held:
+                self._wait_for(retry)
+            for entry in pending:
+                self._submit(Work(entry.event, self.context, position=entry.position))
+            self._agenda.timer(self._bus.clock.now())  # the store is to say which ones there are
+            await self.run_due()
+
+    async def _read_all(self, partition: int) -> list[LogEntry]:
+        entries: list[LogEntry] = []
+        position: Position | None = None
+        while found := await self._store.read(partition, position, READ_BATCH):
+            entries.extend(found)
+            position = found[-1].position
+        return entries
+
+    async def idle(self) -> None:
+        """Wait until all that was accepted is handled, but for what waits for a timer or a retry."""
+        await self._dispatcher.idle()
+
+    async def close(self) -> None:
+        """Wait until all is handled, and let go of the store; a store that does not answer is not waited for."""
+        self.is_closing = True
+        async with self._closing:
+            await self.idle()
+            self._agenda.disarm()
+            self._dispatcher.close()
+            self.is_open = False
+            await self._store.close()
+
+    def abandon(self) -> None:
+        """Ring no more, because the event loop has ended; what is left is in the store."""
+        self._agenda.disarm()
+
+    def forget(self, subject: str | None = None) -> None:
+        """Load a subject, or all of them, anew for their next turn."""
+        if subject is not None:
+            self._hot.pop(subject, None)
+        else:
+            self._hot = {}  # a turn that is running returns its state to the old one
+
+    # -- accepting
+
+    def accept(self, event: Event, receipt: Receipt, cascade: Cascade) -> None:
+        """Take an event in; the cascade is told when it, and what follows from it, is handled or has failed."""
+        context = copy_context()
+        intake = self._intakes[self._partition_of(event.subject)]
+        if intake.put(Work(event, context, receipt=receipt, cascade=cascade)):
+            self._dispatcher.start(self._take_in(intake), context.copy())
+
+    async def _take_in(self, intake: Intake) -> None:
+        with self._dispatcher.busy():
+            await intake.run()
+
+    def _accepted(self, work: Work, answer: Accepted) -> None:
+        position = answer.position
+        if not answer.is_new and (position is None or self._knows(work.event.subject, position)):
+            if work.receipt is not None:
+                work.receipt.status = "duplicate"
+            work.settle()
+            return
+        # One that was accepted before, is pending, and not known here, is ours: the answer to it was lost.
+        work.position = position
+        self._submit(work)
+
+    def _knows(self, subject: str, position: Position) -> bool:
+        return any(work.position == position for work in self._dispatcher.work_of(subject))
+
+    def _submit(self, work: Work) -> None:
+        if not self._dispatcher.submit(work.event.subject, work):
+            self._let_wait(work)
+
+    @staticmethod
+    def _let_wait(work: Work) -> None:
+        """Let the emitter go, because the subject waits for a retry that may be hours away."""
+        if work.receipt is not None and work.receipt.status == "accepted":
+            work.receipt.status = "waiting"
+        work.settle()
+
+    # -- handling one event
+
+    async def _handle(self, work: Work) -> None:
+        tries = conflicts = 0
+        refused: BaseException | None = None
+        try:
+            while True:
+                try:
+                    if await self._attempt(work, refused):
+                        return
+                    conflicts += 1
+                    if conflicts > _MAX_CONFLICTS:
+                        name = work.event.subject
+                        refused = StoreConflict(f"{name} was changed by others during {conflicts} turns in a row")
+                except StoreError:
+                    # The event is safe in the log. Later ones of the subject wait behind it, so that order is kept.
+                    tries += 1
+                    if not self._goes_on(tries):
+                        work.settle()
+                        raise
+                    await pause(tries)
+                except Exception as error:
+                    if refused is not None:
+                        raise
+                    refused = error  # not a rule's failure, but the event must not block its subject for ever
+        except asyncio.CancelledError:
+            work.settle()
+            raise
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            work.fail(error)
+            raise
+
+    async def _attempt(self, work: Work, refused: BaseException | None) -> bool:
+        """Run one turn and commit it; False if it has to be run again on newer state."""
+        name, hot = work.event.subject, self._hot
+        # Taken out while the turn changes it: if that ends badly, the next turn must not see what is half done.
+        known = hot.pop(name, None)
+        if known is None or refused is not None:
+            known, refused = await self._load(name, refused)
+        bus = self._bus
+        turn = Turn(
+            event=work.event,
+            subject_type=known[0],
+            state=known[1],
+            rulebook=bus.rulebook,
+            limits=bus.limits,
+            clock=bus.clock,
+            read=bus.read,
+            source=bus.source,
+            retry=work.retry,
+            refused=refused,
+        )
+        OPEN_TURNS.set((*(outer for outer in work.context.get(OPEN_TURNS, ()) if not outer.is_over), turn))
+        await turn.run()
+        commit, write = turn.commit(self._partition_of(name), token=None, handled=work.position)
+        result, is_first_answer = await commit_surely(self._store, commit, self._goes_on)
+        if result.answer is Answer.CONFLICT:
+            return False
+        if result.answer is Answer.OK and is_first_answer and refused is None:
+            turn.state.committed(write, result.version)
+            if len(hot) >= bus.limits.hot_subjects:
+                del hot[next(iter(hot))]  # the one that was not used for longest
+            hot[name] = known
+        self._follow_up(work, turn, commit, result)
+        return True
+
+    async def _load(
+        self, name: str, refused: BaseException | None
+    ) -> tuple[tuple[type[Subject], State], BaseException | None]:
+        record = await self._store.load(name)
+        cls = self._bus.rulebook.subject_type(name)
+        if refused is None:
+            try:
+                return (cls, cls._state_of(record)), None
+            except MigrationError as error:
+                refused = error
+        return (Subject, Subject._state_of(record)), refused
+
+    def _goes_on(self, tries: int) -> bool:
+        return tries < TRIES or not self.is_closing
+
+    def _partition_of(self, subject: str) -> int:
+        return 0 if self._partitions == 1 else partition_of(subject, self._partitions)
+
+    # -- what a turn has left
+
+    def _follow_up(self, work: Work, turn: Turn, commit: Commit, result: CommitResult) -> None:
+        """Send on what a turn has left, and let those go on who wait for it."""
+        if work.receipt is not None and result.answer is not Answer.FENCED:
+            work.receipt.status = "handled"
+        if result.answer is Answer.OK:
+            outcome = turn.outcome()
+            if work.receipt is not None:
+                work.receipt._outcome = outcome
+            for retry in commit.retries:
+                self._wait_for(retry)
+            if self._bus.observers:
+                self._tell(outcome)
+            self._send_on([work.child(*sent) for sent in zip(commit.messages, result.appended, strict=True)])
+            for timer in commit.timers:
+                self._agenda.timer(timer.due)
+        if work.retry is not None and work.retry.in_order:
+            self._dispatcher.release(commit.subject)
+        work.settle()
+
+    def _send_on(self, works: Sequence[Work]) -> None:
+        for work in works:
+            if work.retry is not None:
+                self._dispatcher.submit_urgent(work.event.subject, work)
+            elif work.position is not None:
+                self._submit(work)
+            else:
+                work.settle()  # handled already, or on its way to where others handle it
+
+    def _wait_for(self, retry: Retry) -> None:
+        if retry.in_order:
+            for waiting in self._dispatcher.hold(retry.subject):
+                self._let_wait(waiting)
+        self._agenda.retry(retry)
+
+    def _tell(self, outcome: Outcome) -> None:
+        for observer in tuple(self._bus.observers):
+            try:
+                observer(outcome)
+            except Exception as error:
+                details = {"message": f"the observer {observer!r} failed", "exception": error}
+                self.loop.call_exception_handler(details)
+
+    # -- timers and retries
+
+    @property
+    def next_due(self) -> datetime | None:
+        """When the next timer or retry is due, as far as is known; None if nothing waits."""
+        return self._agenda.next_due
+
+    def _ring(self) -> None:
+        self._dispatcher.start(self._run_due(), self.context.copy())
+
+    async def _run_due(self) -> None:
+        await self.run_due()
+
+    async def run_due(self) -> bool:
+        """Start what has become due; False if there was nothing."""
+        with self._dispatcher.busy():
+            found = self._agenda.take_due_timers() and await self._promote()
+            for retry in self._agenda.take_due_retries():
+                found = True
+                work = Work(retry.event, self.context, retry=retry)
+                if retry.in_order:
+                    self._dispatcher.submit_urgent(retry.subject, work)
+                else:
+                    self._submit(work)
+            if found:
+                self._agenda.arm()
+            else:
+                self._agenda.arm_later()
+            return found
+
+    async def _promote(self) -> bool:
+        found = False
+        for partition in range(self._partitions):
+            tries = 0
+            while True:
+                try:
+                    promoted = await self._store.promote(partition)
+                    break
+                except StoreError:
+                    tries += 1
+                    if not self._goes_on(tries):
+                        return found
+                    await pause(tries)
+            for entry in promoted.entries:
+                found = True
+                self._submit(Work(entry.event, self.context, position=entry.position))
+            if promoted.next_due is not None:
+                self._agenda.timer(promoted.next_due)
+        return found
+
+    # -- commits that do not come from a turn
+
+    async def commit(self, commit: Commit) -> tuple[CommitResult, bool, list[Receipt]]:
+        """Commit, and wait until the messages and retries in it, and all that follows, are handled.
+
+        Returns:
+            The answer, whether it was had at the first try (else the version in it is not known), and receipts of
+            the messages and the retries.
+
+        Raises:
+            StoreError: it is not known whether the commit is stored.
+        """
+        context, cascade = copy_context(), Cascade()
+        works = [Work(event, context, receipt=Receipt(event), cascade=cascade) for event in commit.messages]
+        works += [
+            Work(retry.event, context, receipt=Receipt(retry.event), cascade=cascade, retry=retry)
+            for retry in commit.retries
+        ]
+        answers: list[tuple[CommitResult, bool]] = []
+        self._dispatcher.start(self._commit(commit, works, cascade, answers), context.copy())
+        await cascade.settled()
+        return *answers[0], [work.receipt for work in works if work.receipt is not None]
+
+    async def _commit(
+        self, commit: Commit, works: Sequence[Work], cascade: Cascade, answers: list[tuple[CommitResult, bool]]
+    ) -> None:
+        with self._dispatcher.busy():
+            try:
+                await self.ready()
+                answer = await commit_surely(self._store, commit, lambda tries: tries < TRIES)
+            except BaseException as error:
+                cascade.error = error
+                cascade.settle()
+                if not isinstance(error, Exception):
+                    raise
+                return
+            answers.append(answer)
+            if answer[0].answer is Answer.OK:
+                self.forget(commit.subject)
+                cascade.pending += len(works)
+                for work, position in zip(works, answer[0].appended, strict=False):
+                    work.position = position
+                self._send_on(works)
+            cascade.settle()

@@ -1,0 +1,78 @@
+"""Asking a store again: how long to wait after an error, and what a commit has come to whose answer was lost.
+
+Belongs here: what the engine does about `StoreError`, which never says whether the effect took place. It must
+not know what a commit is about, nor who waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from onwhen.engine.events import Event
+from onwhen.engine.partitions import partition_of
+from onwhen.engine.store import Answer, Commit, CommitResult, Position, Store
+from onwhen.errors import StoreError
+
+__all__ = ["READ_BATCH", "TRIES", "commit_surely", "pause"]
+
+READ_BATCH: Final = 1000  # log entries that are asked for at once (a count)
+TRIES: Final = 5  # how often a store is asked on behalf of somebody who waits for the answer (a count)
+_PAUSES: Final = (0.02, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # seconds, each halved or more by chance
+
+
+async def pause(tries: int) -> None:
+    """Wait before a store is asked again.
+
+    Args:
+        tries: how often it was asked so far (a count).
+    """
+    longest = _PAUSES[min(tries, len(_PAUSES)) - 1]
+    await asyncio.sleep(longest * random.uniform(0.5, 1))  # engines whose store comes back do not all ask at once
+
+
+async def commit_surely(store: Store, commit: Commit, goes_on: Callable[[int], bool]) -> tuple[CommitResult, bool]:
+    """Commit, and find out whether it was stored, however often the answer is lost.
+
+    Args:
+        store: where to.
+        commit: what is stored; sent unchanged each time.
+        goes_on: asked after each failure, with how often it was tried (a count), whether to try again.
+
+    Returns:
+        The answer, and whether it was had at the first try. If it was not, and the commit is stored, its messages
+        were looked up in the log, and the version is not known: others may have committed since.
+
+    Raises:
+        StoreError: it is not known whether the commit is stored.
+    """
+    tries = 0
+    while True:
+        try:
+            result = await store.commit(commit)
+            if tries and result.answer is Answer.DONE:
+                # There is only one who asked: what was done is what was asked for before.
+                result = CommitResult(Answer.OK, None, await _positions(store, commit.messages))
+        except StoreError:
+            tries += 1
+            if not goes_on(tries):
+                raise
+            await pause(tries)
+        else:
+            return result, not tries
+
+
+async def _positions(store: Store, events: Sequence[Event]) -> list[Position | None]:
+    """Find events in the log; those that are handled already have no position."""
+    wanted = {(event.source, event.id) for event in events}
+    found: dict[tuple[str, str], Position] = {}
+    for partition in {partition_of(event.subject, store.partitions) for event in events}:
+        position: Position | None = None
+        while entries := await store.read(partition, position, READ_BATCH):
+            position = entries[-1].position
+            for entry in entries:
+                if (key := (entry.event.source, entry.event.id)) in wanted:
+                    found[key] = entry.position
+    return [found.get((event.source, event.id)) for event in events]

@@ -1,0 +1,186 @@
+"""How middleware composes: order, going on, not going on, and what breaks the contract."""
+
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from onwhen.engine.chain import Middleware, Next, check, compose, name_of
+from onwhen.errors import MiddlewareError, RuleDefinitionError
+
+
+class Run:
+    """Stands in for a context: a chain only notes on it who stopped it."""
+
+    def __init__(self) -> None:
+        self._stopped_by = ""
+        self.steps: list[str] = []
+
+
+async def innermost(run: Any) -> None:
+    run.steps.append("rule")
+
+
+def noting(name: str) -> Middleware:
+    """A middleware that notes when it is entered and left."""
+
+    async def middleware(run: Any, next: Next) -> None:
+        run.steps.append(f"{name} in")
+        await next()
+        run.steps.append(f"{name} out")
+
+    return middleware
+
+
+def drive(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run a chain without an event loop."""
+    with pytest.raises(StopIteration):
+        coroutine.send(None)
+
+
+def run_through(*middleware: Middleware) -> Run:
+    run: Any = Run()
+    drive(compose(middleware, innermost)(run))
+    return run
+
+
+def test_the_first_middleware_is_outermost() -> None:
+    """Each is wrapped around the next; the rule is innermost."""
+    assert run_through(noting("a"), noting("b")).steps == ["a in", "b in", "rule", "b out", "a out"]
+
+
+def test_without_middleware_nothing_is_added() -> None:
+    """A chain of none is the rule itself."""
+    assert compose((), innermost) is innermost
+
+
+def test_not_calling_next_stops_the_chain_and_names_who_did() -> None:
+    """Outer ones are left as usual."""
+
+    async def guard(run: Any, next: Next) -> None:
+        run.steps.append("guarded")
+
+    run = run_through(noting("a"), guard, noting("b"))
+    assert run.steps == ["a in", "guarded", "a out"]
+    assert run._stopped_by == "guard"
+
+
+def test_an_error_passes_through_every_middleware() -> None:
+    """Any of them may deal with it."""
+
+    async def broken(run: Any) -> None:
+        raise ValueError("broken")
+
+    async def repaired(run: Any, next: Next) -> None:
+        try:
+            await next()
+        except ValueError as error:
+            run.steps.append(str(error))
+
+    run: Any = Run()
+    drive(compose((noting("a"), repaired, noting("b")), broken)(run))
+    assert run.steps == ["a in", "b in", "broken", "a out"]
+
+
+def test_calling_next_twice_is_an_error() -> None:
+    """A rule runs once per event; retries are the policy's."""
+
+    async def eager(run: Any, next: Next) -> None:
+        await next()
+        await next()
+
+    with pytest.raises(MiddlewareError, match=r"eager called next\(\) twice"):
+        run_through(eager)
+
+
+def test_calling_next_without_awaiting_it_is_an_error() -> None:
+    """The rest would never run."""
+
+    async def forgetful(run: Any, next: Next) -> None:
+        next()
+
+    with pytest.raises(MiddlewareError, match=r"forgetful called next\(\) and did not await it"):
+        run_through(forgetful)
+
+
+async def test_awaiting_next_only_in_part_is_an_error() -> None:
+    """A task that still runs when the middleware returns is cut off, so that it cannot do anything unseen."""
+    done: list[str] = []
+
+    async def slow(run: Any) -> None:
+        await asyncio.sleep(0)
+        await asyncio.sleep(3600)
+        done.append("rule")
+
+    async def hasty(run: Any, next: Next) -> None:
+        rest = next()
+        rest.send(None)
+
+    run: Any = Run()
+    with pytest.raises(MiddlewareError, match="hasty"):
+        await compose((hasty,), slow)(run)
+    assert done == []
+
+
+def test_next_is_of_no_use_once_the_middleware_has_returned() -> None:
+    """What it has left behind cannot run the rule later, outside its turn."""
+    kept: list[Callable[[], Any]] = []
+
+    async def leaving(run: Any, next: Next) -> None:
+        kept.append(next)
+
+    run_through(leaving)
+    with pytest.raises(MiddlewareError, match=r"leaving called next.* after it had returned"):
+        kept[0]()
+
+
+async def test_next_may_be_awaited_in_a_task_of_its_own() -> None:
+    """As asyncio.wait_for and task groups do."""
+
+    async def bounded(run: Any, next: Next) -> None:
+        await asyncio.wait_for(asyncio.create_task(next()), 10)
+
+    run: Any = Run()
+    await compose((bounded,), innermost)(run)
+    assert run.steps == ["rule"]
+
+
+# -- what can be a middleware ----------------------------------------------------------------------------------
+
+
+class Callable_:
+    """An object that is a middleware."""
+
+    async def __call__(self, ctx: Any, next: Next) -> None:
+        await next()
+
+
+async def plain(ctx: Any, next: Next, extra: int = 0) -> None:
+    await next()
+
+
+@pytest.mark.parametrize("middleware", [plain, Callable_(), Callable_().__call__, functools.partial(plain, extra=1)])
+def test_anything_async_and_callable_can_be_a_middleware(middleware: Any) -> None:
+    """Functions, methods, partial functions and objects."""
+    check(middleware)
+    assert run_through(middleware).steps == ["rule"]
+
+
+def sync(ctx: Any, next: Next) -> None:
+    raise AssertionError
+
+
+@pytest.mark.parametrize("thing", [sync, lambda ctx, next: None, "plain", None, Callable_])
+def test_what_is_not_async_is_refused(thing: Any) -> None:
+    """Where it is declared, not at the first event."""
+    with pytest.raises(RuleDefinitionError, match="async def mw"):
+        check(thing)
+
+
+def test_a_middleware_has_a_name_for_outcomes() -> None:
+    """That of the function, or of the object's class."""
+    assert name_of(plain) == "plain"
+    assert name_of(functools.partial(plain, extra=1)) == "plain"
+    assert name_of(Callable_()) == "Callable_"
