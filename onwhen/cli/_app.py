@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from onwhen.engine.bus import EventBus
 from onwhen.engine.clock import Clock
 from onwhen.engine.rules import RuleSet
-from onwhen.errors import AppNotFound, OnwhenError
+from onwhen.errors import AppNotFound
 from onwhen.storage.memory import create_memory_storage
 
 __all__ = ["find_app", "make_bus"]
@@ -57,15 +57,9 @@ def make_bus(app: App, clock: Clock | None) -> EventBus:
     Raises:
         OnwhenError: the settings in the environment, or the rule sets together, cannot be used.
     """
-    from pydantic import ValidationError
-
     from onwhen.container import Container
 
-    try:
-        settings = Container().settings()
-    except ValidationError as error:
-        told = "; ".join(f"ONWHEN_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
-        raise OnwhenError(f"settings: {told}") from error
+    settings = Container().settings()
     store = create_memory_storage(dedup_window=settings.dedup_window)
     if isinstance(app, EventBus):
         return app.twin(store=store, clock=clock)

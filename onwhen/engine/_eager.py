@@ -119,7 +119,9 @@ class _Runner:
     def adopt(self, coroutine: Coroutine[Any, Any, None], waits_for: Any, context: Context) -> None:
         """Carry on with a coroutine that has suspended."""
         if asyncio.isfuture(waits_for):
-            waits_for._asyncio_future_blocking = False  # as a task does that is given it, so that others can wait for it
+            waits_for._asyncio_future_blocking = (
+                False  # as a task does that is given it, so that others can wait for it
+            )
         self._work = (coroutine, waits_for, context)
         self._mind_pending(True)
         if self._wake is not None and not self._wake.done():

@@ -1,6 +1,6 @@
 """One namespace of a subject's values, between stored JSON text and live Python values.
 
-Belongs here: what is read, what differs from what is stored, changes in place, and savepoints to go back to.
+Belongs here: what is read, what differs from what is stored, and changes in place.
 It must not know which types the values have (a `Codec` does), of events, or where the text is stored.
 """
 
@@ -31,6 +31,9 @@ class Absent(enum.Enum):
 
 
 ABSENT: Final = Absent.ABSENT
+
+UPGRADED: Final = object()
+"""In a log, always first: the state was brought to a newer schema version, which the next commit writes."""
 
 
 class Codec(Protocol):
@@ -77,25 +80,26 @@ class Bag:
     `stored` is the text of the last commit, and `_own` says what has become of it since: True for a name that has
     a value of its own, False for one that was deleted. `live` holds decoded values, and on the hot path is all
     that a read touches. A value that could be changed in place has its text in `texts` too, as it was when last
-    looked at: a list that was appended to is found by comparing. Going back to a savepoint undoes the journal
-    from its end, and forgets the live form of all that has a text, to be decoded anew.
+    looked at: a list that was appended to is found by comparing. Each write leaves an entry in the log of the state
+    that says how to undo it.
 
     Args:
         subject: name of the subject, for error messages.
         codec: what knows the values' types.
         stored: name -> JSON text, as loaded. The bag keeps it and updates it on `commit`.
+        log: what was done to the subject, shared with all that does something to it.
     """
 
-    __slots__ = ("_journal", "_own", "codec", "live", "stored", "subject", "texts")
+    __slots__ = ("_log", "_own", "codec", "live", "stored", "subject", "texts")
 
-    def __init__(self, subject: str, codec: Codec, stored: dict[str, bytes]) -> None:
+    def __init__(self, subject: str, codec: Codec, stored: dict[str, bytes], log: list[Any]) -> None:
         self.subject = subject
         self.codec = codec
         self.stored = stored
         self.live: dict[str, Any] = {}
         self.texts: dict[str, bytes] = {}
         self._own: dict[str, bool] = {}
-        self._journal: list[tuple[str, Any, bytes | None, bool | None]] = []
+        self._log = log
 
     # -- reading
 
@@ -224,19 +228,11 @@ class Bag:
 
     # -- savepoints and the commit
 
-    def mark(self) -> int:
-        """Return a savepoint."""
-        return len(self._journal)
-
-    def rollback(self, mark: int) -> None:
-        """Undo every write since a savepoint, changes in place included."""
-        journal = self._journal
-        while len(journal) > mark:
-            name, value, text, is_own = journal.pop()
-            _restore(self.live, name, value)
-            _restore(self.texts, name, ABSENT if text is None else text)
-            _restore(self._own, name, ABSENT if is_own is None else is_own)
-        self.forget()
+    def restore(self, name: str, value: Any, text: bytes | None, is_own: bool | None) -> None:
+        """Undo one write, as its entry in the log says."""
+        _restore(self.live, name, value)
+        _restore(self.texts, name, ABSENT if text is None else text)
+        _restore(self._own, name, ABSENT if is_own is None else is_own)
 
     def differences(self) -> tuple[dict[str, bytes], list[str]]:
         """Return what a commit has to write: name -> text of what is set, and the names that are deleted."""
@@ -262,7 +258,6 @@ class Bag:
         self.forget()
         self.texts.clear()
         self._own.clear()
-        self._journal.clear()
 
     def upgrade(self, texts: Mapping[str, bytes]) -> None:
         """Take `texts` in place of what was stored, for good; the next commit writes the difference.
@@ -271,6 +266,7 @@ class Bag:
             PropertyError: one of them is not what is declared.
         """
         declared = self.codec.declared
+        self._log.append(UPGRADED)
         for name in self.stored.keys() | texts.keys():
             text = texts.get(name)
             self._own[name] = text is not None
@@ -299,7 +295,7 @@ class Bag:
     def _note(self, name: str) -> None:
         text = self.texts.get(name)
         value = ABSENT if text is not None else self.live.get(name, ABSENT)
-        self._journal.append((name, value, text, self._own.get(name)))
+        self._log.append((self, name, value, text, self._own.get(name)))
 
 
 def is_immutable(value: Any) -> bool:

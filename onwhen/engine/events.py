@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from base64 import b64encode
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from hashlib import blake2b
 from types import NoneType
 from typing import Any, Final, final
@@ -115,7 +115,8 @@ class Event:
         self._data = None if data is None else _frozen(data)
         self._id = None if id is None else text(id, "id")
         self._source = source if source is DEFAULT_SOURCE else text(source, "source")
-        self._time = None if time is None else check.aware(time)
+        plain = time is None or (time.__class__ is datetime and time.tzinfo is UTC)
+        self._time = time if plain else check.aware(time)
         self._datacontenttype = None if datacontenttype is None else text(datacontenttype, "datacontenttype")
         self._dataschema = None if dataschema is None else text(dataschema, "dataschema")
         self._extensions = NO_EXTENSIONS if extensions is None else check.extensions(extensions)

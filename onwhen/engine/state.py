@@ -17,8 +17,8 @@ from onwhen.errors import PropertyError, SubjectStateError
 
 __all__ = ["ABSENT", "Change", "Operation", "Savepoint", "Snapshot", "State"]
 
-Savepoint: TypeAlias = tuple[int, int, int, int]
-"""How long the journals of a state were: properties, extended properties, changes, flushes."""
+Savepoint: TypeAlias = int
+"""How long the log of a state was."""
 
 Operation: TypeAlias = tuple[str, str, Any, bool, Mapping[str, Any] | None]
 """What was asked of a state (verb, name, value, muted, extra), so that it can be asked of a fresher one again."""
@@ -45,7 +45,11 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class State:
-    """A subject that is loaded.
+    """A subject that is loaded, and the log of what was done to it since.
+
+    The log is the one account of a turn or session, in order: how each write is undone (a tuple of a bag), each
+    `Change`, and whatever else the turn asked for. To remember its length is to remember everything; to go back is
+    to undo it from its end.
 
     Args:
         name: name of the subject.
@@ -55,21 +59,20 @@ class State:
         schema: schema version that a write declares.
 
     Attributes:
-        changes: what changed since the last commit, in order; changes in place once they were collected.
+        log: what was done since the last commit, in order; changes in place once they were collected.
         operations: what was asked for, in order, or None where nobody will want to ask again.
     """
 
-    __slots__ = ("_flushes", "changes", "ext", "name", "operations", "properties", "schema", "version")
+    __slots__ = ("ext", "log", "name", "operations", "properties", "schema", "version")
 
     def __init__(self, name: str, codec: Codec, ext_codec: Codec, record: SubjectRecord, schema: int) -> None:
         self.name = name
-        self.properties = Bag(name, codec, dict(record.properties))
-        self.ext = Bag(name, ext_codec, dict(record.ext))
+        self.log: list[Any] = []
+        self.properties = Bag(name, codec, dict(record.properties), self.log)
+        self.ext = Bag(name, ext_codec, dict(record.ext), self.log)
         self.version = record.version
         self.schema = schema
-        self.changes: list[Change] = []
         self.operations: list[Operation] | None = None
-        self._flushes: list[Savepoint] = []
 
     def set(
         self, name: str, value: Any, muted: bool = False, extra: Mapping[str, Any] | None = None
@@ -78,7 +81,7 @@ class State:
         bag = self.properties
         new, old = bag.write(name, _called(bag, name, value) if callable(value) else value)
         if new is not old:
-            self.changes.append(Change(name, None if old is ABSENT else old, new, "changed", muted, extra))
+            self.log.append(Change(name, None if old is ABSENT else old, new, "changed", muted, extra))
         if self.operations is not None:
             self.operations.append(("set", name, value if callable(value) else new, muted, extra))
         return new, old
@@ -87,7 +90,7 @@ class State:
         """Delete a property; return its value, or ABSENT if it had none."""
         value, old = self.properties.remove(name)
         if old is not ABSENT:
-            self.changes.append(Change(name, old, None, "deleted", muted, extra))
+            self.log.append(Change(name, old, None, "deleted", muted, extra))
         if self.operations is not None:
             self.operations.append(("delete", name, None, muted, extra))
         return value
@@ -119,16 +122,20 @@ class State:
                 self.properties.drop(name)
         for name in self.ext.written():
             self.ext.drop(name)
-        self.changes.append(Change("", None, None, "flushed"))
-        self._flushes.append(self._lengths())
+        self.log.append(Change("", None, None, "flushed"))
         self.operations = operations
         if operations is not None:
             operations.append(("flush", "", None, False, None))
 
     @property
+    def changes(self) -> list[Change]:
+        """What changed since the last commit, in order; changes in place once they were collected."""
+        return [entry for entry in self.log if type(entry) is Change]
+
+    @property
     def flushed(self) -> bool:
         """Whether the subject was deleted since it was loaded; it may have been written again after that."""
-        return bool(self._flushes)
+        return any(type(entry) is Change and entry.kind == "flushed" for entry in self.log)
 
     def ensure_writable(self) -> None:
         """Do nothing; a state that can only be read raises `SubjectStateError`."""
@@ -137,7 +144,7 @@ class State:
         """Turn values that were changed in place into changes, as if they had been set."""
         if self.properties.texts:
             for name, new, old in self.properties.collect():
-                self.changes.append(Change(name, old, new))
+                self.log.append(Change(name, old, new))
                 if self.operations is not None:
                     self.operations.append(("replace", name, (new, old), False, None))
         if self.ext.texts:
@@ -147,22 +154,26 @@ class State:
 
     def mark(self) -> Savepoint:
         """Return a savepoint; what was changed in place before belongs to before."""
-        self.collect()
-        return self._lengths()
+        if self.properties.texts or self.ext.texts:
+            self.collect()
+        return len(self.log)
 
     def rollback(self, mark: Savepoint) -> None:
-        """Undo all that was done since a savepoint."""
-        properties, ext, changes, flushes = mark
-        self.properties.rollback(properties)
-        self.ext.rollback(ext)
-        del self.changes[changes:]
-        del self._flushes[flushes:]
+        """Undo all that was done since a savepoint, changes in place included."""
+        log = self.log
+        while len(log) > mark:
+            entry = log.pop()
+            if type(entry) is tuple:
+                bag, *how = entry
+                bag.restore(*how)
+        self.properties.forget()
+        self.ext.forget()
 
     def write(self) -> SubjectWrite | None:
         """Return what a commit has to write, or None if nothing differs from what is stored."""
         to_set, to_delete = self.properties.differences()
         set_ext, delete_ext = self.ext.differences()
-        if self._flushes and not self.properties.written() and not self.ext.written():
+        if self.flushed and not self.properties.written() and not self.ext.written():
             return SubjectWrite(remove=True) if self.version is not None else None
         if not (to_set or to_delete or set_ext or delete_ext):
             return None
@@ -184,12 +195,8 @@ class State:
         else:
             self.properties.committed(*((write.set, write.delete) if write else ({}, ())))
             self.ext.committed(*((write.set_ext, write.delete_ext) if write else ({}, ())))
-        self.changes = []
-        self._flushes = []
+        self.log.clear()
         self.operations = None
-
-    def _lengths(self) -> Savepoint:
-        return self.properties.mark(), self.ext.mark(), len(self.changes), len(self._flushes)
 
 
 class Snapshot(State):

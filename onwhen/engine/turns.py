@@ -19,14 +19,14 @@ from onwhen.engine import cascades
 from onwhen.engine.chain import Call, Middleware, compose
 from onwhen.engine.clock import Clock
 from onwhen.engine.context import Context
-from onwhen.engine.effects import Effects, Mark
+from onwhen.engine.effects import Effects, Refused
 from onwhen.engine.events import DEFAULT_SOURCE, Event
 from onwhen.engine.limits import Limits
 from onwhen.engine.occurrences import Occurrence, event_type_of
 from onwhen.engine.outcomes import Outcome, RuleRun, failure_of
 from onwhen.engine.retries import RetryAfter, RetryPolicy
 from onwhen.engine.rulebook import Match, Rulebook
-from onwhen.engine.state import State
+from onwhen.engine.state import Change, Savepoint, State
 from onwhen.engine.store import Commit, DeadLetter, Position, Retry, SubjectWrite, Timer
 from onwhen.engine.subjects import Subject
 from onwhen.errors import CascadeLimit, RuleTimeout, UnknownRule
@@ -55,6 +55,7 @@ class Turn:
         source: CloudEvents source of what the rules emit.
         retry: the waiting retry that this turn runs; then only its rule is run on the event.
         refused: why the subject could not be loaded as what it is; then no rule is run, and the event fails.
+        now: when the turn begins, if that is known already.
 
     Attributes:
         running: context of what is running, for an `emit` that is not given one.
@@ -78,6 +79,7 @@ class Turn:
         source: str = DEFAULT_SOURCE,
         retry: Retry | None = None,
         refused: BaseException | None = None,
+        now: datetime | None = None,
     ) -> None:
         self.event = event
         self.state = state
@@ -87,15 +89,8 @@ class Turn:
         self._rulebook = rulebook
         self._limits = limits
         self._retry = retry
-        self._effects = Effects(
-            self.subject,
-            state,
-            limits=limits,
-            now=clock.now(),
-            source=source,
-            around="middleware" if retry is None else f"middleware@{retry.rule}",
-            read=read,
-        )
+        around = "middleware" if retry is None else f"middleware@{retry.rule}"
+        self._effects = Effects(self.subject, state, limits, now or clock.now(), read, source, around)
         self._queue: deque[Occurrence] = deque()
         self._reactions = 0
         self._runs: list[RuleRun] = []
@@ -119,6 +114,7 @@ class Turn:
     async def run(self) -> None:
         """Run the rules; what they did is kept in the turn until it is committed."""
         CURRENT.set(self)
+        beginning = len(self.state.log)
         try:
             if self._error is not None:
                 raise self._error
@@ -129,7 +125,7 @@ class Turn:
             else:
                 await self._handle(first, None)
         except BaseException as error:
-            self._effects.undo()
+            self.state.rollback(beginning)
             if _ends_the_turn(error):
                 raise
             self._fail_as_a_whole(error)
@@ -143,7 +139,7 @@ class Turn:
         attempt = self._retry.attempt if self._retry is not None else 1
         ctx: Context[Any] = Context(self.subject, None, first, effects, attempt)
         run = RuleRun(rule="", event_type=first.type, property=first.property_name, attempt=attempt)
-        mark = effects.mark()
+        mark = effects.state.mark()
 
         async def innermost(ctx: Context[Any]) -> None:
             nonlocal mark
@@ -154,7 +150,7 @@ class Turn:
             except BaseException as error:
                 self._error = error  # a middleware may swallow it, but half a turn cannot be committed
                 raise
-            mark = effects.mark()
+            mark = effects.state.mark()
 
         self.running = ctx
         await compose(around, innermost)(ctx)
@@ -203,7 +199,7 @@ class Turn:
             run.cause = occurrence.cause[0]
         self._runs.append(run)
         self.running = ctx
-        mark = effects.mark()
+        mark = effects.state.mark()
         try:
             seconds = rule.timeout or self._limits.rule_timeout
             attempted = self._attempt(match, ctx, run)
@@ -223,7 +219,7 @@ class Turn:
             elif ctx._stopped_by:
                 run.status, run.stopped_by = "stopped", ctx._stopped_by
             elif run.status == "skipped":
-                effects.undo(mark)
+                effects.state.rollback(mark)
         self.running = outer or ctx
         self._keep(run, mark, occurrence)
 
@@ -247,33 +243,30 @@ class Turn:
                 await result
         self.state.collect()
 
-    def _undo_failed(self, ctx: Context[Any], mark: Mark) -> None:
+    def _undo_failed(self, ctx: Context[Any], mark: Savepoint) -> None:
         """Undo what a failed rule did; but what middleware did about the function's error stays, if it is sound."""
         if ctx._error is not None:
             with suppress(Exception):
                 self.state.collect()
                 return
-        self._effects.undo(mark)
+        self.state.rollback(mark)
 
-    def _keep(self, run: RuleRun, mark: Mark, occurrence: Occurrence) -> None:
+    def _keep(self, run: RuleRun, mark: Savepoint, occurrence: Occurrence) -> None:
         """Note what a run did, and queue the reactions to it."""
-        effects, (state, messages, timers, refused) = self._effects, mark
-        if len(effects.messages) > messages:
-            run.messages += tuple(effects.messages[messages:])
-        if len(effects.timers) > timers:
-            said = [timer for _, timer in effects.timers[timers:]]
-            run.timers += tuple(timer for timer in said if isinstance(timer, Timer))
-            run.cancelled += tuple(key for key in said if isinstance(key, str))
-        if len(effects.refused) > refused:
-            run.refused += tuple(self._refuse(event) for event in effects.refused[refused:])
-        if len(self.state.changes) > state[2]:
-            first = len(run.changes)
-            run.changes += tuple(self.state.changes[state[2] :])
-            for index, change in enumerate(run.changes[first:], first):
-                kind = event_type_of(change)
-                if not change.muted and self._rulebook.match(kind, self._type, change.property):
-                    cause = (run.rule or effects.around, run.attempt, -1 - index)
-                    self._queue_up(Occurrence(kind, change, parent=occurrence, cause=cause, effects=effects))
+        log = self.state.log
+        if len(log) == mark:
+            return
+        done, first = log[mark:], len(run.changes)
+        run.messages += tuple(entry for entry in done if type(entry) is Event)
+        run.timers += tuple(entry for entry in done if type(entry) is Timer)
+        run.cancelled += tuple(entry for entry in done if type(entry) is str)
+        run.refused += tuple(self._refuse(entry.event) for entry in done if type(entry) is Refused)
+        run.changes += tuple(entry for entry in done if type(entry) is Change)
+        for index, change in enumerate(run.changes[first:], first):
+            kind = event_type_of(change)
+            if not change.muted and self._rulebook.match(kind, self._type, change.property):
+                cause = (run.rule or self._effects.around, run.attempt, -1 - index)
+                self._queue_up(Occurrence(kind, change, parent=occurrence, cause=cause, effects=self._effects))
 
     def _queue_up(self, occurrence: Occurrence) -> None:
         limit = self._limits.max_reactions
@@ -362,20 +355,30 @@ class Turn:
         self, partition: int, *, token: str | None, handled: Position | None
     ) -> tuple[Commit, SubjectWrite | None]:
         """Return what has to be stored, and the part of it that is about the subject."""
-        write = self.state.write()
-        timers: list[Timer | str] = self._effects.latest_timers() if self._effects.timers else []
+        state, log = self.state, self.state.log
+        retried = self._retry.key if self._retry is not None else None
+        if not log and not self._retries and not self._dead:
+            return Commit(
+                partition=partition,
+                subject=state.name,
+                version=state.version,
+                token=token,
+                handled=handled,
+                retried=retried,
+            ), None
+        write, timers = state.write(), self._effects.latest_timers()
         commit = Commit(
             partition=partition,
-            subject=self.state.name,
-            version=self.state.version,
+            subject=state.name,
+            version=state.version,
             token=token,
             handled=handled,
-            retried=self._retry.key if self._retry is not None else None,
+            retried=retried,
             write=write,
-            messages=self._effects.messages,
+            messages=[entry for entry in log if type(entry) is Event],
             timers=[timer for timer in timers if isinstance(timer, Timer)],
             cancelled=[key for key in timers if isinstance(key, str)],
-            cancel_all=self.state.flushed,
+            cancel_all=state.flushed,
             retries=self._retries,
             dead=self._dead,
         )
@@ -399,14 +402,14 @@ async def _invoke(ctx: Context[Any]) -> None:
     """Run a rule's function; what it did is undone if it fails, before any middleware sees the error."""
     assert ctx.rule is not None
     effects = ctx._effects
-    mark = effects.mark()
+    mark = effects.state.mark()
     try:
         result = ctx.rule.function(ctx)
         if result is not None and isawaitable(result):
             await result
         effects.state.collect()
     except BaseException as error:
-        effects.undo(mark)
+        effects.state.rollback(mark)
         ctx._error = error
         raise
 

@@ -113,7 +113,7 @@ def test_settings_come_from_the_environment(module: Callable[[str], str], monkey
     monkeypatch.setenv("ONWHEN_MAX_DEPTH", "7")
     assert make_bus(find_app(name), None).limits.max_depth == 7
     monkeypatch.setenv("ONWHEN_MAX_DEPTH", "deep")
-    with pytest.raises(OnwhenError, match="ONWHEN_MAX_DEPTH: Input should be a valid integer"):
+    with pytest.raises(OnwhenError, match="ONWHEN_MAX_DEPTH='deep': Input should be a valid integer"):
         make_bus(find_app(name), None)
 
 

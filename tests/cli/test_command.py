@@ -291,7 +291,7 @@ def test_a_setting_that_is_wrong_is_named(shop: Path, cli: Cli) -> None:
     """By its environment variable."""
     ended = cli("replay", "shop", ONWHEN_MAX_DEPTH="deep")
     assert ended.code == 2
-    assert ended.err.startswith("onwhen: settings: ONWHEN_MAX_DEPTH: ")
+    assert ended.err.startswith("onwhen: ONWHEN_MAX_DEPTH='deep': ")
 
 
 def test_the_missing_extra_is_named(shop: Path, cli: Cli, environment: Mapping[str, str]) -> None:

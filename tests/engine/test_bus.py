@@ -101,7 +101,7 @@ async def test_the_receipt_says_what_every_rule_did() -> None:
     assert [(event.type, event.subject) for event in receipt.sent] == [("told", "crowd")]
     assert [(rule, str(error)) for rule, error in receipt.failures] == [("desk.fails", "not there")]
     assert not receipt.ok
-    with pytest.raises(RuleFailed, match="desk.fails"):
+    with pytest.raises(RuleFailed, match=r"desk\.fails: LookupError"):
         receipt.raise_for_failure()
 
 
@@ -252,10 +252,13 @@ async def test_subjects_run_concurrently_up_to_the_limit() -> None:
 async def test_emits_that_never_suspend_leave_the_loop_its_turn() -> None:
     """A loop of emits whose rules never await does not keep timers and other tasks from running."""
     bus = new_bus(counter())
+
+    async def emit_for_ever() -> None:
+        while True:
+            await bus.emit("counted", "a")
+
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.05):
-            while True:
-                await bus.emit("counted", "a")
+        await asyncio.wait_for(emit_for_ever(), 0.05)
 
 
 # -- cancelling emit
@@ -321,6 +324,13 @@ async def test_cancelling_an_emit_that_is_queued() -> None:
     assert await value(bus, "a", "b") == 2
 
 
+async def with_one_that_fails(coroutine: Coroutine[Any, Any, Any]) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(coroutine)
+        await asyncio.sleep(0)
+        raise LookupError
+
+
 async def test_wait_for_timeout_and_task_groups_around_emit() -> None:
     """`asyncio.wait_for`, `asyncio.timeout` and a task group that fails give up the waiting, not the event."""
     stops = Stops()
@@ -331,10 +341,7 @@ async def test_wait_for_timeout_and_task_groups_around_emit() -> None:
             async with asyncio.timeout(0):
                 await bus.emit("first", "a")
         with pytest.raises(ExceptionGroup):
-            async with asyncio.TaskGroup() as group:
-                group.create_task(bus.emit("first", "a"))
-                await asyncio.sleep(0)
-                raise LookupError
+            await with_one_that_fails(bus.emit("first", "a"))
         stops.gate.set()
     assert (await value(bus, "a", "b"), await value(bus, "other", "n")) == (3, 3)
 
@@ -416,13 +423,12 @@ async def test_context_variables() -> None:
         await bus.emit("look", "a")
         assert USER.get() == user
 
-    async with new_bus(rules) as bus:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(request("ann"))
-            await asyncio.sleep(0)
-            group.create_task(request("bob"))
-            await asyncio.sleep(0)
-            gate.set()
+    async with new_bus(rules) as bus, asyncio.TaskGroup() as group:
+        group.create_task(request("ann"))
+        await asyncio.sleep(0)
+        group.create_task(request("bob"))
+        await asyncio.sleep(0)
+        gate.set()
     assert sorted(seen) == [("follow", "ann"), ("follow", "bob"), ("look", "ann"), ("look", "bob")]
     assert USER.get() == "nobody"
 
@@ -637,7 +643,8 @@ def test_one_bus_in_several_loops() -> None:
         queued = asyncio.create_task(bus.emit("counted", "a", {"number": number + 1}))
         for _ in range(3):
             await asyncio.sleep(0)
-        assert not (task.done() or queued.done())
+        assert not task.done()
+        assert not queued.done()
 
     asyncio.run(emit(0))
     asyncio.run(emit(1))
@@ -826,6 +833,7 @@ async def test_several_partitions() -> None:
 
 async def test_rules_may_come_and_go_while_it_is_open() -> None:
     """Included and excluded rule sets count from the next event on; a subject may get a class that way."""
+
     class Door(Subject, prefix="door:"):
         status: str = "shut"
 
@@ -868,6 +876,7 @@ async def test_the_least_used_subjects_leave_memory_first() -> None:
 
 async def test_a_subject_that_cannot_be_loaded_fails_each_of_its_events() -> None:
     """State of a newer version: the event is a dead letter, and so is the next one; other subjects go on."""
+
     def rules(version: int) -> RuleSet:
         class Door(Subject, prefix="door:", version=version):
             n: int = 0

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from onwhen.engine.context import Context
-from onwhen.engine.effects import Effects
+from onwhen.engine.effects import Effects, Refused
 from onwhen.engine.events import SUBJECT_DELETED, SUBJECT_PROPERTY_CHANGED, SUBJECT_PROPERTY_DELETED, Event
 from onwhen.engine.limits import Limits
 from onwhen.engine.occurrences import Occurrence, change_data
 from onwhen.engine.rules import Rule
 from onwhen.engine.state import Change
-from onwhen.engine.store import SubjectRecord
+from onwhen.engine.store import SubjectRecord, Timer
 from onwhen.engine.subjects import Subject
 from onwhen.errors import SubjectStateError
 
@@ -32,7 +32,7 @@ async def nobody(name: str) -> Subject:
 def effects(cls: type[Subject] = Account, name: str = "account:1") -> Effects:
     state = cls._state_of(SubjectRecord(name=name, properties={}, ext={}))
     subject = cls._of(state)
-    return Effects(subject, state, limits=Limits(), now=NOW, source="/bank", around="middleware", read=nobody)
+    return Effects(subject, state, Limits(), NOW, nobody, "/bank")
 
 
 def context(occurrence: Occurrence | None = None, rule: str = "a.r", **facts: Any) -> Context[Account]:
@@ -41,6 +41,10 @@ def context(occurrence: Occurrence | None = None, rule: str = "a.r", **facts: An
     declared = Rule(id=rule, function=print, subject=Account, triggers=[], conditions=[])
     occurrence = occurrence or Occurrence.of_event(Event("paid", "account:1", {"sum": 3}, id="e1"), account)
     return Context(account, declared, occurrence, record, **facts)
+
+
+def logged(ctx: Context[Any], kind: type) -> list[Any]:
+    return [entry for entry in ctx._effects.state.log if isinstance(entry, kind)]
 
 
 # -- what happened ---------------------------------------------------------------------------------------------
@@ -150,7 +154,7 @@ async def test_emit_may_be_awaited_or_not() -> None:
     assert await done is done.event
     assert (await ctx.emit("next")) is not None
     assert await ctx.cancel("sla") is None
-    assert [event.data for event in ctx._effects.messages] == [{"n": 1}, None]
+    assert [event.data for event in logged(ctx, Event)] == [{"n": 1}, None]
 
 
 def test_a_message_goes_to_the_own_subject_unless_it_names_another() -> None:
@@ -159,7 +163,7 @@ def test_a_message_goes_to_the_own_subject_unless_it_names_another() -> None:
     ctx.emit("a")
     ctx.emit("b", subject="customer:9", extensions={"tenant": "x"})
     ctx.emit("c", None, ctx.subject)
-    first, second, third = ctx._effects.messages
+    first, second, third = logged(ctx, Event)
     assert (first.subject, second.subject, third.subject) == ("account:1", "customer:9", "account:1")
     assert (first.source, first.time, second.extensions) == ("/bank", NOW, {"tenant": "x"})
 
@@ -169,7 +173,7 @@ def test_what_is_emitted_knows_its_cause_and_its_root() -> None:
     root = Event("start", "account:1", id="root", depth=2, correlation_id="first")
     ctx = context(Occurrence.of_event(root, effects().subject))
     ctx.emit("a")
-    (event,) = ctx._effects.messages
+    (event,) = logged(ctx, Event)
     assert (event.correlation_id, event.causation_id, event.depth) == ("first", "root", 3)
 
 
@@ -180,7 +184,7 @@ def test_ids_of_emitted_events_are_derived() -> None:
         ctx = context(**facts)
         for _ in range(3):
             ctx.emit("a")
-        return [event.id for event in ctx._effects.messages]
+        return [event.id for event in logged(ctx, Event)]
 
     assert ids() == ids()
     assert len({*ids(), *ids(attempt=2), *ids(rule="a.s")}) == 9
@@ -191,18 +195,18 @@ def test_a_timer_is_a_message_for_later(when: dict[str, Any]) -> None:
     """Due after a while, or at a moment; its time is when it is due."""
     ctx = context()
     event = ctx.emit("late", key="sla", **when).event
-    ((_, timer),) = ctx._effects.timers
+    (timer,) = logged(ctx, Timer)
     assert not isinstance(timer, str)
     assert (timer.subject, timer.key, timer.due, timer.event) == ("account:1", "sla", NOW + timedelta(hours=1), event)
     assert timer.event.time == timer.due
-    assert ctx._effects.messages == []
+    assert logged(ctx, Event) == []
 
 
 def test_a_timer_without_a_key_is_one_of_its_own() -> None:
     """Its event's id is its key, so it replaces no other."""
     ctx = context()
     events = [ctx.emit("late", delay=timedelta(hours=1)).event for _ in range(2)]
-    assert [getattr(timer, "key", None) for _, timer in ctx._effects.timers] == [event and event.id for event in events]
+    assert [timer.key for timer in logged(ctx, Timer)] == [event and event.id for event in events]
 
 
 def test_a_timer_starts_a_chain_of_its_own() -> None:
@@ -212,7 +216,7 @@ def test_a_timer_starts_a_chain_of_its_own() -> None:
     later, at_once = ctx.emit("tick", delay=timedelta(seconds=1)).event, ctx.emit("tick", delay=timedelta(0)).event
     assert later is not None
     assert (later.depth, later.causation_id, later.correlation_id) == (0, "e", "e")
-    assert ctx._effects.refused == [at_once]
+    assert [refused.event for refused in logged(ctx, Refused)] == [at_once]
 
 
 @pytest.mark.parametrize(
@@ -235,7 +239,7 @@ def test_what_cannot_be_sent_is_refused_where_it_is_emitted(
     ctx = context()
     with pytest.raises(error, match=problem):
         ctx.emit("late", **arguments)
-    assert (ctx._effects.messages, ctx._effects.timers) == ([], [])
+    assert ctx._effects.state.log == []
 
 
 def test_after_the_turn_nothing_can_be_sent() -> None:

@@ -338,7 +338,7 @@ async def test_a_timeout_that_ends_in_time_leaves_nothing_behind(either: Starter
     for _ in range(3):
 
         async def work() -> None:
-            async with asyncio.timeout(0):
+            async with asyncio.timeout(0):  # noqa: ASYNC100
                 pass
             async with asyncio.timeout(60):
                 await asyncio.sleep(0)
@@ -562,7 +562,7 @@ def test_a_loop_that_ends_cancels_what_is_under_way() -> None:
 
 
 def test_works_in_debug_mode() -> None:
-    """asyncio's debug mode has nothing to say about it."""
+    """The debug mode of asyncio has nothing to say about it."""
     said = []
 
     async def work() -> None:

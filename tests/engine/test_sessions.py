@@ -52,10 +52,14 @@ async def test_changes_are_committed_together_on_leaving() -> None:
         assert (await desk.ticket())["status"] == "new"
     assert await desk.ticket() == {"status": "open", "n": 1, "tags": ["x"]}
     assert (await desk.bus.read("ticket:1")).ext == {"seen": "yes"}
-    with pytest.raises(LookupError):
+
+    async def fail() -> None:
         async with desk.bus.subject("ticket:1") as ticket:
             ticket.status = "closed"
             raise LookupError
+
+    with pytest.raises(LookupError):
+        await fail()
     assert (await desk.ticket())["status"] == "open"
 
 

@@ -375,7 +375,6 @@ async def test_two_rules_of_one_event_wait_for_both() -> None:
     desk = Desk()
 
     for number in (1, 2):
-
         policy = RetryPolicy(attempts=9, delay=number * HOUR, max_delay=9 * HOUR, jitter=0)
 
         @desk.rules.on("work", name=f"fails{number}", retry=policy)

@@ -187,7 +187,7 @@ async def nothing_happened(store: Store, before: StoreStats, **fields: Any) -> A
 
 
 async def test_a_version_that_has_moved_is_a_conflict(store: MemoryStore) -> None:
-    """Nothing is stored; a subject that is not stored has no version, and one that was removed has its old one never."""
+    """Nothing is stored. What is not stored has no version; what was removed never gets an old one back."""
     (accepted,) = await store.append(0, [event("1")])
     first = await write(store, n=b"1")
     await write(store, n=b"2")
@@ -272,10 +272,7 @@ async def test_a_timer_to_another_partition() -> None:
     store = create_memory_storage(partitions=8)
     await store.open(VirtualClock(NOON))
     setter, target = next(
-        (one, other)
-        for one in "abcdefgh"
-        for other in "abcdefgh"
-        if partition_of(one, 8) != partition_of(other, 8)
+        (one, other) for one in "abcdefgh" for other in "abcdefgh" if partition_of(one, 8) != partition_of(other, 8)
     )
     await commit(store, setter, timers=[timer("k", NOON, setter, target)])
     promoted = await store.promote(partition_of(setter, 8))
