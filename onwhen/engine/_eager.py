@@ -18,11 +18,15 @@ import asyncio
 import types
 from collections.abc import Awaitable, Coroutine, Generator
 from contextvars import Context
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 __all__ = ["EagerStarter"]
 
 _MAX_IDLE: Final = 32
+_ENDED: Final = object()
+
+Steps: TypeAlias = Generator[Any, Any, None]
+"""A coroutine as the generator that `await` goes through."""
 
 
 class EagerStarter:
@@ -55,16 +59,18 @@ class EagerStarter:
         if caller is not None:
             asyncio._leave_task(loop, caller)
         asyncio._enter_task(loop, runner.task)
+        steps = coroutine.__await__()
         try:
-            waits_for = context.run(coroutine.send, None)
-        except StopIteration:
-            self._idle.append(runner)
+            waits_for = context.run(next, steps, _ENDED)  # to raise and catch StopIteration would take as long again
         except BaseException:
             self._idle.append(runner)
             raise
         else:
-            self._busy.add(runner)
-            runner.adopt(coroutine, waits_for, context)
+            if waits_for is _ENDED:
+                self._idle.append(runner)
+            else:
+                self._busy.add(runner)
+                runner.adopt(steps, waits_for, context)
         finally:
             asyncio._leave_task(loop, runner.task)
             if caller is not None:
@@ -104,7 +110,7 @@ class _Runner:
     def __init__(self, starter: EagerStarter, loop: asyncio.AbstractEventLoop) -> None:
         self._starter = starter
         self._loop = loop
-        self._work: tuple[Coroutine[Any, Any, None], Any, Context] | None = None
+        self._work: tuple[Steps, Any, Context] | None = None
         self._wake: asyncio.Future[None] | None = None
         coroutine = self._run()
         coroutine.send(None)  # up to its first rest; cancelled before its own first step, a task would drop its work
@@ -116,13 +122,11 @@ class _Runner:
     def _create_task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         return self._loop.create_task(coroutine, name="onwhen-turns")
 
-    def adopt(self, coroutine: Coroutine[Any, Any, None], waits_for: Any, context: Context) -> None:
+    def adopt(self, steps: Steps, waits_for: Any, context: Context) -> None:
         """Carry on with a coroutine that has suspended."""
         if asyncio.isfuture(waits_for):
-            waits_for._asyncio_future_blocking = (
-                False  # as a task does that is given it, so that others can wait for it
-            )
-        self._work = (coroutine, waits_for, context)
+            waits_for._asyncio_future_blocking = False  # as a task does when it is given one; others may wait for it
+        self._work = (steps, waits_for, context)
         self._mind_pending(True)
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
@@ -166,7 +170,7 @@ def _step_aside() -> Generator[None, Any, None]:
 
 @types.coroutine
 def _carry_on(
-    coroutine: Coroutine[Any, Any, None],
+    steps: Steps,
     waits_for: Any,
     context: Context,
     cancelled: asyncio.CancelledError | None,
@@ -174,7 +178,7 @@ def _carry_on(
     """Go on with a coroutine that has suspended, each step in its own context.
 
     Args:
-        coroutine: what was started.
+        steps: what was started.
         waits_for: what it handed out when it suspended.
         context: its context variables.
         cancelled: set if the task was cancelled since; it is passed on as a task does, to what is waited for, or
@@ -193,7 +197,7 @@ def _carry_on(
             except BaseException as raised:
                 error = raised
         try:
-            waits_for = context.run(coroutine.send, value) if error is None else context.run(coroutine.throw, error)
+            waits_for = context.run(steps.send, value) if error is None else context.run(steps.throw, error)
         except StopIteration:
             return
         error = None

@@ -155,17 +155,19 @@ class EventBus:
             StoreError: the store did not answer, so it is not known whether the event was accepted. To make sure,
                 emit it again with the same id.
         """
-        turn = self._turn()
+        turn = self._turn() if OPEN_TURNS.get() else None
         if turn is not None:
             return self._record(turn, event, subject, data, extensions)
         if not isinstance(event, Event):
             name: Any = subject.name if isinstance(subject, Subject) else subject
             moment = time or self.clock.now()
             event = Event(event, name, data, id=id, source=self.source, time=moment, extensions=extensions)
-        event.check_size(self.limits.max_event_bytes)
+        if event.data is not None:
+            event.check_size(self.limits.max_event_bytes)
         receipt, cascade = Receipt(event), Cascade()
         self._open_here().accept(event, receipt, cascade)
-        await cascade.settled()
+        if cascade.pending or cascade.error is not None:
+            await cascade.settled()
         return receipt
 
     def _record(

@@ -10,6 +10,7 @@ from collections.abc import Generator, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Generic
 
+import msgspec
 from typing_extensions import TypeVar
 
 from onwhen.engine import values
@@ -45,47 +46,26 @@ class Done:
         yield  # what makes this a generator: it never suspends
 
 
-class Context(Generic[S]):
+class Context(msgspec.Struct, Generic[S], eq=False):
     """What a rule, a condition and a middleware are given.
 
     Attributes:
         subject: the subject of the turn, loaded; reading and writing it never awaits.
         rule: the rule that is run; None in a middleware around the whole event.
         attempt: 1 for the first run of this rule on this event; around the whole event, 1 for its first turn.
+        around: the context of the middleware around the whole event, if there is any.
     """
 
-    __slots__ = (
-        "_effects",
-        "_error",
-        "_index",
-        "_inherited",
-        "_metadata",
-        "_occurrence",
-        "_stopped_by",
-        "attempt",
-        "rule",
-        "subject",
-    )
-
-    def __init__(
-        self,
-        subject: S,
-        rule: Rule | None,
-        occurrence: Occurrence,
-        effects: Effects,
-        attempt: int = 1,
-        around: Context[Any] | None = None,
-    ) -> None:
-        self.subject = subject
-        self.rule = rule
-        self.attempt = attempt
-        self._occurrence = occurrence
-        self._effects = effects
-        self._index = 0
-        self._metadata: dict[str, Any] | None = None
-        self._inherited = around
-        self._stopped_by = ""
-        self._error: BaseException | None = None
+    subject: S
+    rule: Rule | None
+    _occurrence: Occurrence
+    _effects: Effects
+    attempt: int = 1
+    around: Context[Any] | None = None
+    _index: int = 0
+    _metadata: dict[str, Any] | None = None
+    _stopped_by: str = ""
+    _error: BaseException | None = None
 
     # -- what happened
 
@@ -209,7 +189,7 @@ class Context(Generic[S]):
         """Return what a middleware left for this run, or for the whole event."""
         if self._metadata is not None and key in self._metadata:
             return self._metadata[key]
-        return default if self._inherited is None else self._inherited.get_metadata(key, default)
+        return default if self.around is None else self.around.get_metadata(key, default)
 
     def set_metadata(self, key: str, value: Any) -> None:
         """Leave something for those further in, and for those further out once they are returned to."""

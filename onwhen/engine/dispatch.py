@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
 from contextvars import Context
 from typing import Any, Final, Generic, Protocol, TypeVar
+
+import msgspec
 
 from onwhen.engine._eager import EagerStarter
 
@@ -29,18 +30,30 @@ class _Work(Protocol):
 _W = TypeVar("_W", bound=_Work)
 
 
-class _Lane(Generic[_W]):
-    """The work of one subject, in order."""
+class _Lane(msgspec.Struct, Generic[_W], eq=False):
+    """The work of one subject, in order; most lanes are gone before anything has had to wait in them."""
 
-    __slots__ = ("active", "holds", "name", "ready", "urgent", "work")
+    name: str
+    active: _W | None = None
+    ready: bool = False
+    holds: int = 0
+    work: deque[_W] | tuple[()] = ()
+    urgent: deque[_W] | tuple[()] = ()
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.work: deque[_W] = deque()
-        self.urgent: deque[_W] = deque()
-        self.holds = 0
-        self.ready = False
-        self.active: _W | None = None
+    def put(self, work: _W) -> None:
+        """Put work at the end."""
+        if not self.work:
+            self.work = deque()
+        self.work.append(work)
+
+    def put_urgent(self, work: _W, *, first: bool = False) -> None:
+        """Put work ahead of all that is not urgent, or of everything."""
+        if not self.urgent:
+            self.urgent = deque()
+        if first:
+            self.urgent.appendleft(work)
+        else:
+            self.urgent.append(work)
 
     def has_next(self) -> bool:
         """Tell whether there is work that may be done now."""
@@ -48,7 +61,9 @@ class _Lane(Generic[_W]):
 
     def next(self) -> _W:
         """Take the next piece of work."""
-        return (self.urgent or self.work).popleft()
+        waiting = self.urgent or self.work
+        assert waiting
+        return waiting.popleft()
 
 
 class Dispatcher(Generic[_W]):
@@ -78,17 +93,34 @@ class Dispatcher(Generic[_W]):
         self._starter = EagerStarter(loop)
         self._idle: list[asyncio.Future[None]] = []
 
+    def do(self, subject: str, work: _W) -> bool:
+        """Do work now, if nothing of the subject is ahead of it and there is room; False if it was not done."""
+        if subject in self._lanes or self._pumping or self._active >= self._limit or self._started >= _BURST:
+            return False
+        lane: _Lane[_W] = _Lane(subject, work)
+        self._lanes[subject] = lane
+        self._active += 1
+        self._started += 1
+        self._pumping = True
+        try:
+            self._starter.start(self._do(lane, work), work.context.copy())
+        finally:
+            self._pumping = False
+            if self._ready:
+                self._pump()
+        return True
+
     def submit(self, subject: str, work: _W) -> bool:
         """Put work at the end of a subject's lane; False if the lane is held, so that it has to wait."""
         lane = self._lane(subject)
-        lane.work.append(work)
+        lane.put(work)
         self._set_off(lane)
         return not lane.holds
 
     def submit_urgent(self, subject: str, work: _W) -> None:
         """Put work ahead of everything else of a subject, a hold included."""
         lane = self._lane(subject)
-        lane.urgent.append(work)
+        lane.put_urgent(work)
         self._set_off(lane)
 
     def hold(self, subject: str) -> Sequence[_W]:
@@ -104,6 +136,11 @@ class Dispatcher(Generic[_W]):
             lane.holds -= 1
             self._set_off(lane)
 
+    def active_on(self, subject: str) -> _W | None:
+        """Return the work that is being done on a subject."""
+        lane = self._lanes.get(subject)
+        return lane.active if lane is not None else None
+
     def work_of(self, subject: str) -> Iterator[_W]:
         """Go through a subject's work, that which is being done included."""
         lane = self._lanes.get(subject)
@@ -117,14 +154,14 @@ class Dispatcher(Generic[_W]):
         """Run a coroutine as work is done: now, and on its own if it suspends."""
         self._starter.start(coroutine, context)
 
-    @contextmanager
-    def busy(self) -> Iterator[None]:
-        """Count something that will submit work as work, for `idle`."""
+    def expect(self) -> None:
+        """Count something that will submit work as work, for `idle`, until `expected`."""
         self._expected += 1
-        try:
-            yield
-        finally:
-            self._expected -= 1
+
+    def expected(self) -> None:
+        """Note that what was expected has come."""
+        self._expected -= 1
+        if self._idle:
             self._wake_idle()
 
     async def idle(self) -> None:
@@ -161,22 +198,18 @@ class Dispatcher(Generic[_W]):
         if self._pumping:
             return
         self._pumping = True
-        try:
-            while self._ready and self._active < self._limit:
-                self._started += 1
-                if self._started > _BURST:
-                    # Emits whose rules never suspend would keep timers, sockets and Ctrl-C waiting for ever.
-                    self._loop.call_soon(self._pump_on)
-                    return
-                lane = self._ready.popleft()
-                lane.ready = False
-                if lane.has_next():  # it may have been held since
-                    lane.active = work = lane.next()
-                    self._active += 1
-                    self._starter.start(self._do(lane, work), work.context.copy())
-        except BaseException:
-            self._loop.call_soon(self._pump_on)
-            raise
+        while self._ready and self._active < self._limit:
+            self._started += 1
+            if self._started > _BURST:
+                # Emits whose rules never suspend would keep timers, sockets and Ctrl-C waiting for ever.
+                self._loop.call_soon(self._pump_on)
+                return
+            lane = self._ready.popleft()
+            lane.ready = False
+            if lane.has_next():  # it may have been held since
+                lane.active = work = lane.next()
+                self._active += 1
+                self._starter.start(self._do(lane, work), work.context.copy())
         self._pumping = False
 
     def _pump_on(self) -> None:
@@ -191,13 +224,13 @@ class Dispatcher(Generic[_W]):
         except GeneratorExit:  # the loop is gone, and this is only being cleared away
             raise
         except BaseException as error:
-            lane.urgent.appendleft(work)
+            lane.put_urgent(work, first=True)
             lane.active = None
             self._active -= 1
             self._wake_idle()
             if isinstance(error, asyncio.CancelledError):
                 return  # the loop is ending, so nothing else is started; and whoever started this has not asked for it
-            self._loop.call_soon(self._pump_on)
+            self._loop.call_soon(self._pump_on)  # as what is raised here ends `_pump`
             if not isinstance(error, Exception):
                 raise
             details = {"message": f"{lane.name}: what failed is tried again with its next event", "exception": error}
@@ -205,9 +238,14 @@ class Dispatcher(Generic[_W]):
         else:
             lane.active = None
             self._active -= 1
-            self._set_off(lane)
-            self._pump()
-            self._wake_idle()
+            if lane.work or lane.urgent or lane.holds:
+                self._set_off(lane)
+            else:
+                del self._lanes[lane.name]
+            if self._ready:
+                self._pump()
+            elif self._idle:
+                self._wake_idle()
 
     def _is_busy(self) -> bool:
         return bool(self._active or self._ready or self._expected)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Effects", "Refused"]
 
+
 class Refused(msgspec.Struct, frozen=True):
     """In a log: a message that is not sent, because its chain is too long."""
 

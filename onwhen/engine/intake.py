@@ -28,6 +28,8 @@ class Intake:
         store: whose log it is.
         ready: awaited before the first event is appended.
         accepted: called with each piece of work and what became of its event.
+        ahead: returns work on a subject that is being done without having been put into the log; it has to be
+            there before what comes later.
     """
 
     def __init__(
@@ -36,12 +38,14 @@ class Intake:
         store: Store,
         ready: Callable[[], Awaitable[None]],
         accepted: Callable[[Work, Accepted], None],
+        ahead: Callable[[str], Work | None],
     ) -> None:
         self.is_running = False
         self._partition = partition
         self._store = store
         self._ready = ready
         self._accepted = accepted
+        self._ahead = ahead
         self._waiting: deque[Work] = deque()
 
     def put(self, work: Work) -> bool:
@@ -58,6 +62,10 @@ class Intake:
             while self._waiting:
                 batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH))]
                 try:
+                    for name in {work.event.subject: None for work in batch}:
+                        if (ahead := self._ahead(name)) is not None:
+                            (answer,) = await self._append([ahead])
+                            ahead.position = answer.position
                     answers = await self._append(batch)
                 except Exception as error:
                     for work in batch:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from onwhen.engine import values
 from onwhen.engine.events import SUBJECT_DELETED, SUBJECT_PROPERTY_CHANGED, SUBJECT_PROPERTY_DELETED, Event
 from onwhen.engine.state import Change
@@ -52,7 +54,7 @@ def change_data(subject: Subject, change: Change) -> dict[str, Any] | None:
     return data
 
 
-class Occurrence:
+class Occurrence(msgspec.Struct, eq=False):
     """What rules are run on: an event that came in, or a property change of the same turn.
 
     The event of a property change is made when somebody asks for it, because most rules only look at the values.
@@ -64,35 +66,30 @@ class Occurrence:
         cause: of a property change, the rule that made it, its attempt, and which of its changes this is.
     """
 
-    __slots__ = ("_effects", "_event", "cause", "change", "parent", "type")
+    type: str
+    change: Change | None
+    _event: Event | None = None
+    parent: Occurrence | None = None
+    cause: tuple[str, int, int] = ("", 0, 0)
+    _effects: Effects | None = None
 
-    def __init__(
-        self,
-        type: str,
-        change: Change | None,
-        *,
-        event: Event | None = None,
-        parent: Occurrence | None = None,
-        cause: tuple[str, int, int] = ("", 0, 0),
-        effects: Effects | None = None,
-    ) -> None:
-        self.type = type
-        self.change = change
-        self.parent = parent
-        self.cause = cause
-        self._event = event
-        self._effects = effects
+    @classmethod
+    def of_change(
+        cls, type: str, change: Change, parent: Occurrence, cause: tuple[str, int, int], effects: Effects
+    ) -> Occurrence:
+        """Return a change that a rule has made; `cause` is the rule, its attempt, and which of its changes this is."""
+        return cls(type, change, None, parent, cause, effects)
 
     @classmethod
     def of_event(cls, event: Event, subject: Subject) -> Occurrence:
         """Return what came in; a property event from outside a turn brings its values as data."""
         kind = event.type
         if kind not in (SUBJECT_PROPERTY_CHANGED, SUBJECT_PROPERTY_DELETED) or not isinstance(event.data, dict):
-            return cls(kind, None, event=event)
+            return cls(kind, None, event)
         data = event.data
         name = data.get("property_name")
         if not isinstance(name, str):
-            return cls(kind, None, event=event)
+            return cls(kind, None, event)
 
         def decoded(value: Any) -> Any:
             if value is None:
@@ -110,7 +107,7 @@ class Occurrence:
             kind="changed" if kind == SUBJECT_PROPERTY_CHANGED else "deleted",
             extra=extra if isinstance(extra, dict) else None,
         )
-        return cls(kind, change, event=event)
+        return cls(kind, change, event)
 
     @property
     def property_name(self) -> str:

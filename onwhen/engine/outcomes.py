@@ -93,7 +93,7 @@ class Outcome(msgspec.Struct, kw_only=True):
     dead: tuple[DeadLetter, ...] = ()
 
 
-class Receipt:
+class Receipt(msgspec.Struct, eq=False):
     """What `emit` returns: what every rule did with the event, and with all that followed from it.
 
     Attributes:
@@ -104,13 +104,10 @@ class Receipt:
         cascade: receipts of the messages that its rules sent, in order.
     """
 
-    __slots__ = ("_outcome", "cascade", "event", "status")
-
-    def __init__(self, event: Event, status: ReceiptStatus = "accepted") -> None:
-        self.event = event
-        self.status: ReceiptStatus = status
-        self.cascade: list[Receipt] = []
-        self._outcome: Outcome | None = None
+    event: Event
+    status: ReceiptStatus = "accepted"
+    cascade: list[Receipt] = []
+    _outcome: Outcome | None = None
 
     @property
     def runs(self) -> tuple[RuleRun, ...]:

@@ -37,6 +37,7 @@ OPEN_TURNS: ContextVar[tuple[Turn, ...]] = ContextVar("onwhen_open_turns", defau
 
 _MAX_CONFLICTS: Final = 100  # each one means that somebody else has committed, so this is somebody who never stops
 
+_NOTHING_TO_STORE: Final = CommitResult(Answer.OK)
 _Hot: TypeAlias = "dict[str, tuple[type[Subject], State]]"
 
 
@@ -57,9 +58,12 @@ class Pipeline:
         self._bus = bus
         self._store = bus.store
         self._partitions = bus.store.partitions
+        self._is_volatile = bus.store.volatile
         self._dispatcher: Dispatcher[Work] = Dispatcher(self._handle, bus.limits.max_concurrent_turns, loop)
         self._agenda = Agenda(bus.clock, self._ring)
-        self._intakes = [Intake(n, self._store, self.ready, self._accepted) for n in range(self._partitions)]
+        self._intakes = [
+            Intake(n, self._store, self.ready, self._accepted, self._unlogged) for n in range(self._partitions)
+        ]
         self._hot: _Hot = {}
         self._opening: asyncio.Future[None] | None = None
         self._closing = asyncio.Lock()
@@ -76,7 +80,8 @@ class Pipeline:
         await asyncio.shield(self._opening)
 
     async def _open(self, opened: asyncio.Future[None]) -> None:
-        with self._dispatcher.busy():
+        self._dispatcher.expect()
+        try:
             try:
                 await self._store.open(self._bus.clock)
                 # All of it is read before any of it is handled: if reading fails, it is read again another time.
@@ -97,6 +102,8 @@ class Pipeline:
                 self._submit(Work(entry.event, self.context, position=entry.position))
             self._agenda.timer(self._bus.clock.now())  # the store is to say which ones there are
             await self.run_due()
+        finally:
+            self._dispatcher.expected()
 
     async def _read_all(self, partition: int) -> list[LogEntry]:
         entries: list[LogEntry] = []
@@ -135,14 +142,19 @@ class Pipeline:
 
     def accept(self, event: Event, receipt: Receipt, cascade: Cascade) -> None:
         """Take an event in; the cascade is told when it, and what follows from it, is handled or has failed."""
-        context = copy_context()
+        work = Work(event, copy_context(), None, receipt, cascade)
+        if self._is_volatile and self.is_open and not event.has_id and self._dispatcher.do(event.subject, work):
+            return
         intake = self._intakes[self._partition_of(event.subject)]
-        if intake.put(Work(event, context, receipt=receipt, cascade=cascade)):
-            self._dispatcher.start(self._take_in(intake), context.copy())
+        if intake.put(work):
+            self._dispatcher.start(self._take_in(intake), work.context.copy())
 
     async def _take_in(self, intake: Intake) -> None:
-        with self._dispatcher.busy():
+        self._dispatcher.expect()
+        try:
             await intake.run()
+        finally:
+            self._dispatcher.expected()
 
     def _accepted(self, work: Work, answer: Accepted) -> None:
         position = answer.position
@@ -195,13 +207,26 @@ class Pipeline:
                         raise
                     refused = error  # not a rule's failure, but the event must not block its subject for ever
         except asyncio.CancelledError:
+            await self._log(work)
             work.settle()
             raise
         except GeneratorExit:
             raise
         except BaseException as error:
+            await self._log(work)
             work.fail(error)
             raise
+
+    def _unlogged(self, subject: str) -> Work | None:
+        """Return the work that is being done on a subject, if its event was not put into the log."""
+        work = self._dispatcher.active_on(subject)
+        return work if work is not None and work.position is None and work.retry is None else None
+
+    async def _log(self, work: Work) -> None:
+        """Put an event that was to be handled at once into the log after all, because it was not."""
+        if work.position is None and work.retry is None:
+            (accepted,) = await self._store.append(self._partition_of(work.event.subject), (work.event,))
+            work.position = accepted.position
 
     async def _attempt(self, work: Work, refused: BaseException | None) -> bool:
         """Run one turn and commit it; False if it has to be run again on newer state."""
@@ -223,14 +248,20 @@ class Pipeline:
             retry=work.retry,
             refused=refused,
         )
-        OPEN_TURNS.set((*(outer for outer in work.context.get(OPEN_TURNS, ()) if not outer.is_over), turn))
+        around = work.context.get(OPEN_TURNS, ())
+        OPEN_TURNS.set((*(outer for outer in around if not outer.is_over), turn) if around else (turn,))
         await turn.run()
-        commit, write = turn.commit(self._partition_of(name), token=None, handled=work.position)
-        result, is_first_answer = await commit_surely(self._store, commit, self._goes_on)
+        if work.position is None and not turn.left_anything():
+            result, is_first_answer = _NOTHING_TO_STORE, True
+            commit = write = None
+        else:
+            commit, write = turn.commit(self._partition_of(name), token=None, handled=work.position)
+            result, is_first_answer = await commit_surely(self._store, commit, self._goes_on)
         if result.answer is Answer.CONFLICT:
             return False
         if result.answer is Answer.OK and is_first_answer and refused is None:
-            turn.state.committed(write, result.version)
+            if commit is not None:
+                turn.state.committed(write, result.version)
             if len(hot) >= bus.limits.hot_subjects:
                 del hot[next(iter(hot))]  # the one that was not used for longest
             hot[name] = known
@@ -257,7 +288,7 @@ class Pipeline:
 
     # -- what a turn has left
 
-    def _follow_up(self, work: Work, turn: Turn, commit: Commit, result: CommitResult) -> None:
+    def _follow_up(self, work: Work, turn: Turn, commit: Commit | None, result: CommitResult) -> None:
         """Send on what a turn has left, and let those go on who wait for it."""
         if work.receipt is not None and result.answer is not Answer.FENCED:
             work.receipt.status = "handled"
@@ -265,15 +296,18 @@ class Pipeline:
             outcome = turn.outcome()
             if work.receipt is not None:
                 work.receipt._outcome = outcome
-            for retry in commit.retries:
-                self._wait_for(retry)
+            if commit is not None and commit.retries:
+                for retry in commit.retries:
+                    self._wait_for(retry)
             if self._bus.observers:
                 self._tell(outcome)
-            self._send_on([work.child(*sent) for sent in zip(commit.messages, result.appended, strict=True)])
-            for timer in commit.timers:
-                self._agenda.timer(timer.due)
+            if commit is not None:
+                if commit.messages:
+                    self._send_on([work.child(*sent) for sent in zip(commit.messages, result.appended, strict=True)])
+                for timer in commit.timers:
+                    self._agenda.timer(timer.due)
         if work.retry is not None and work.retry.in_order:
-            self._dispatcher.release(commit.subject)
+            self._dispatcher.release(work.retry.subject)
         work.settle()
 
     def _send_on(self, works: Sequence[Work]) -> None:
@@ -314,7 +348,8 @@ class Pipeline:
 
     async def run_due(self) -> bool:
         """Start what has become due; False if there was nothing."""
-        with self._dispatcher.busy():
+        self._dispatcher.expect()
+        try:
             found = self._agenda.take_due_timers() and await self._promote()
             for retry in self._agenda.take_due_retries():
                 found = True
@@ -328,6 +363,8 @@ class Pipeline:
             else:
                 self._agenda.arm_later()
             return found
+        finally:
+            self._dispatcher.expected()
 
     async def _promote(self) -> bool:
         found = False
@@ -375,7 +412,8 @@ class Pipeline:
     async def _commit(
         self, commit: Commit, works: Sequence[Work], cascade: Cascade, answers: list[tuple[CommitResult, bool]]
     ) -> None:
-        with self._dispatcher.busy():
+        self._dispatcher.expect()
+        try:
             try:
                 await self.ready()
                 answer = await commit_surely(self._store, commit, lambda tries: tries < TRIES)
@@ -393,3 +431,5 @@ class Pipeline:
                     work.position = position
                 self._send_on(works)
             cascade.settle()
+        finally:
+            self._dispatcher.expected()

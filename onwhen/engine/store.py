@@ -277,6 +277,14 @@ class Store(Protocol):
         """How many partitions there are; fixed for the life of the stored data."""
         ...
 
+    @property
+    def volatile(self) -> bool:
+        """Whether all is lost with the process, and every call answered at once and for certain.
+
+        Then what can be handled at once need not be put into the log before.
+        """
+        ...
+
     async def open(self, clock: Clock) -> None:
         """Make ready for use; called again without `close` when the event loop of the call before has ended.
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from datetime import datetime
 from inspect import isawaitable
+from types import CoroutineType
 from typing import Any, Final
 
 from onwhen.engine import cascades
@@ -239,7 +240,7 @@ class Turn:
             await (match.call or _prepare(match))(ctx)
         else:
             result = match.rule.function(ctx)
-            if result is not None and isawaitable(result):
+            if result is not None and (result.__class__ is CoroutineType or isawaitable(result)):
                 await result
         self.state.collect()
 
@@ -266,7 +267,7 @@ class Turn:
             kind = event_type_of(change)
             if not change.muted and self._rulebook.match(kind, self._type, change.property):
                 cause = (run.rule or self._effects.around, run.attempt, -1 - index)
-                self._queue_up(Occurrence(kind, change, parent=occurrence, cause=cause, effects=self._effects))
+                self._queue_up(Occurrence.of_change(kind, change, occurrence, cause, self._effects))
 
     def _queue_up(self, occurrence: Occurrence) -> None:
         limit = self._limits.max_reactions
@@ -383,6 +384,10 @@ class Turn:
             dead=self._dead,
         )
         return commit, write
+
+    def left_anything(self) -> bool:
+        """Tell whether there is anything to store beside the fact that the event was handled."""
+        return bool(self.state.log or self._retries or self._dead or self._retry)
 
     def outcome(self) -> Outcome:
         """Return what the rules did."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 from contextvars import Context
 
+import msgspec
+
 from onwhen.engine.events import Event
 from onwhen.engine.outcomes import Receipt
 from onwhen.engine.store import Position, Retry
@@ -15,7 +17,7 @@ from onwhen.engine.store import Position, Retry
 __all__ = ["Cascade", "Work"]
 
 
-class Cascade:
+class Cascade(msgspec.Struct, eq=False):
     """What an emitter waits for: its event, and every message that follows from it.
 
     Attributes:
@@ -23,12 +25,9 @@ class Cascade:
         pending: events that are waited for (a count).
     """
 
-    __slots__ = ("_waiter", "error", "pending")
-
-    def __init__(self) -> None:
-        self.pending = 1
-        self.error: BaseException | None = None
-        self._waiter: asyncio.Future[None] | None = None
+    pending: int = 1
+    error: BaseException | None = None
+    _waiter: asyncio.Future[None] | None = None
 
     def settle(self) -> None:
         """Note that one of the events needs no more waiting for."""
@@ -50,10 +49,10 @@ class Cascade:
             raise self.error
 
 
-class Work:
+class Work(msgspec.Struct, eq=False):
     """An event to be handled: from the log, or a retry of one rule.
 
-    Args:
+    Attributes:
         event: the event.
         context: context variables of whoever caused it.
         position: where it stands in the log; None while it is not there, and for a retry.
@@ -62,24 +61,12 @@ class Work:
         retry: the retry.
     """
 
-    __slots__ = ("_cascade", "context", "event", "position", "receipt", "retry")
-
-    def __init__(
-        self,
-        event: Event,
-        context: Context,
-        *,
-        position: Position | None = None,
-        receipt: Receipt | None = None,
-        cascade: Cascade | None = None,
-        retry: Retry | None = None,
-    ) -> None:
-        self.event = event
-        self.context = context
-        self.position = position
-        self.receipt = receipt
-        self.retry = retry
-        self._cascade = cascade
+    event: Event
+    context: Context
+    position: Position | None = None
+    receipt: Receipt | None = None
+    cascade: Cascade | None = None
+    retry: Retry | None = None
 
     def child(self, event: Event, position: Position | None) -> Work:
         """Return the work on a message that this work has sent; whoever waits for this waits for that as well."""
@@ -87,18 +74,18 @@ class Work:
         if self.receipt is not None:
             receipt = Receipt(event)
             self.receipt.cascade.append(receipt)
-        if self._cascade is not None:
-            self._cascade.pending += 1
-        return Work(event, self.context, position=position, receipt=receipt, cascade=self._cascade)
+        if self.cascade is not None:
+            self.cascade.pending += 1
+        return Work(event, self.context, position=position, receipt=receipt, cascade=self.cascade)
 
     def settle(self) -> None:
         """Let the emitter go on, as far as it waits for this."""
-        cascade, self._cascade = self._cascade, None
+        cascade, self.cascade = self.cascade, None
         if cascade is not None:
             cascade.settle()
 
     def fail(self, error: BaseException) -> None:
         """Let the emitter go on, with an error."""
-        if self._cascade is not None:
-            self._cascade.error = error
+        if self.cascade is not None:
+            self.cascade.error = error
         self.settle()

@@ -88,6 +88,11 @@ class MemoryStore:
         """How many partitions there are."""
         return self._partitions
 
+    @property
+    def volatile(self) -> bool:
+        """All of it is lost with the process."""
+        return True
+
     async def open(self, clock: Clock) -> None:
         """Take the time from `clock` from now on."""
         self._clock = clock
@@ -170,10 +175,10 @@ class MemoryStore:
         return CommitResult(Answer.OK, version, [self._post(event) for event in commit.messages])
 
     def _is_done(self, commit: Commit) -> bool:
-        return (
+        return bool(
             (commit.handled is not None and commit.handled not in self._logs[commit.partition])
             or (commit.retried is not None and commit.retried not in self._retries[commit.partition])
-            or any(id not in self._dead for id in commit.revived)
+            or (commit.revived and any(id not in self._dead for id in commit.revived))
             or (commit.id is not None and commit.id in self._seen)
         )
 

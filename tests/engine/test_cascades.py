@@ -24,7 +24,7 @@ def chain(*steps: tuple[str, str], first: str = "start") -> Event:
 
 def test_a_rule_that_reacts_to_itself() -> None:
     """The shortest cycle: one rule, one property."""
-    occurrence = Occurrence("start", None, event=Event("start", "thing:1"))
+    occurrence = Occurrence("start", None, Event("start", "thing:1"))
     for _ in range(5):
         occurrence = reaction(occurrence, "things.count", "n")
     assert cycle_of_reactions(occurrence) == "things.count -> n -> things.count"
@@ -32,7 +32,7 @@ def test_a_rule_that_reacts_to_itself() -> None:
 
 def test_a_cycle_over_several_rules_and_properties() -> None:
     """It is told once, from the rule after the last repetition; what led into it is left out."""
-    occurrence = reaction(Occurrence("start", None, event=Event("start", "thing:1")), "things.begin", "x")
+    occurrence = reaction(Occurrence("start", None, Event("start", "thing:1")), "things.begin", "x")
     for _ in range(3):
         for rule, property in (("things.a", "x"), ("things.b", "y"), ("things.c", "z")):
             occurrence = reaction(occurrence, rule, property)
@@ -41,7 +41,7 @@ def test_a_cycle_over_several_rules_and_properties() -> None:
 
 def test_a_way_without_repetition_is_told_as_it_is() -> None:
     """A long chain need not be a cycle."""
-    occurrence = Occurrence("start", None, event=Event("start", "thing:1"))
+    occurrence = Occurrence("start", None, Event("start", "thing:1"))
     for number in range(3):
         occurrence = reaction(occurrence, f"things.r{number}", f"p{number}")
     assert cycle_of_reactions(occurrence) == "things.r0 -> p0 -> things.r1 -> p1 -> things.r2 -> p2"

@@ -73,7 +73,7 @@ def test_a_property_change_of_the_same_turn_is_told_with_live_values() -> None:
         Event("paid", "account:1", id="e1", extensions={"traceparent": "00-1"}), record.subject
     )
     change = Change("balance", Decimal("0.10"), Decimal("0.30"), extra={"why": "interest"})
-    occurrence = Occurrence(SUBJECT_PROPERTY_CHANGED, change, parent=parent, cause=("a.pay", 1, -1), effects=record)
+    occurrence = Occurrence.of_change(SUBJECT_PROPERTY_CHANGED, change, parent, ("a.pay", 1, -1), record)
     ctx = context(occurrence)
     assert (ctx.property_name, ctx.old_value, ctx.new_value) == ("balance", Decimal("0.10"), Decimal("0.30"))
     assert ctx.extra == {"why": "interest"}
@@ -130,7 +130,7 @@ def test_a_deleted_subject_is_told_without_data() -> None:
     record = effects()
     parent = Occurrence.of_event(Event("close", "account:1", id="e1"), record.subject)
     change = Change("", None, None, "flushed")
-    ctx = context(Occurrence(SUBJECT_DELETED, change, parent=parent, cause=("a.r", 1, -1), effects=record))
+    ctx = context(Occurrence.of_change(SUBJECT_DELETED, change, parent, ("a.r", 1, -1), record))
     assert (ctx.event.data, ctx.property_name) == (None, None)
 
 

@@ -279,15 +279,16 @@ async def test_an_interrupt_goes_up_and_leaves_everything_in_order() -> None:
 
 
 async def test_idle_waits_for_what_is_about_to_be_submitted() -> None:
-    """Whoever will submit work says so with `busy`."""
+    """Whoever will submit work says so with `expect`."""
     shop, order = Shop(), []
 
     async def later() -> None:
-        with shop.dispatcher.busy():
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-            order.append("submitted")
-            shop.submit("a", 1, yields(1))
+        shop.dispatcher.expect()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        order.append("submitted")
+        shop.submit("a", 1, yields(1))
+        shop.dispatcher.expected()
 
     task = asyncio.create_task(later())
     await asyncio.sleep(0)

@@ -54,6 +54,10 @@ class Flaky:
     def partitions(self) -> int:
         return self.store.partitions
 
+    @property
+    def volatile(self) -> bool:
+        return False
+
     async def _call(self, name: str, call: Any) -> Any:
         self.calls.append(name)
         outcomes = self.fails.get(name)
@@ -189,6 +193,23 @@ async def test_one_event(call: str, outcome: str, times: int) -> None:
         receipt = await bus.emit("grow", "a", {"depth": 0})
         assert (receipt.status, receipt.fired) == ("handled", ("tree.grow",))
         assert await total(bus) == 1
+
+
+@pytest.mark.parametrize("outcome", ["before", "after"])
+async def test_a_lost_answer_costs_no_second_run(outcome: str) -> None:
+    """A commit is sent again as it is: neither its own rules nor those of the next event run twice."""
+    rules, runs = RuleSet("rules"), []
+
+    @rules.on("go")
+    def go(ctx: Context) -> None:
+        ctx.subject.set("n", ctx.payload)
+        runs.append(ctx.payload)
+
+    store = Flaky(create_memory_storage(), commit=[outcome])
+    async with EventBus(rules, store=store) as bus:
+        for number in (1, 2):
+            await bus.emit("go", "a", number)
+    assert runs == [1, 2]
 
 
 async def test_order_is_kept_while_the_store_fails() -> None:
@@ -338,7 +359,10 @@ async def test_a_subject_outside_a_turn_is_stored_once(outcome: str, times: int)
         async with bus.subject("a") as subject:
             subject.set("n", lambda n: (n or 0) + 1)
             await subject.store()
+            commits = store.calls.count("commit")
             subject.set("n", lambda n: n + 1)
+            await subject.store()
+            assert store.calls.count("commit") == commits + 2  # this one, and the turn of its event
         snapshot = await bus.read("a")
         assert (snapshot.get("n"), snapshot.get("changes")) == (3, 3)
 

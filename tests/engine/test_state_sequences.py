@@ -205,7 +205,7 @@ class AnySequenceOfOperations(RuleBasedStateMachine):
         self.commits += 1
         self.store.apply(write, self.commits)
         for name in self.properties.keys() ^ self.store.properties.keys():  # changed in place there and back
-            assert self.alike(self.properties[name], self.defaults[name])
+            assert self.alike(self.properties.pop(name), self.defaults[name])
         self.state.committed(write, self.store.version)
         fresh = self.store.load(self.cls)
         assert self.alike(self.cls._of(fresh).dict(), self.cls._of(self.state).dict())
