@@ -155,17 +155,17 @@ class EventBus:
             StoreError: the store did not answer, so it is not known whether the event was accepted. To make sure,
                 emit it again with the same id.
         """
-        turn = self._turn() if OPEN_TURNS.get() else None
+        turn, now = self._turn() if OPEN_TURNS.get() else None, None
         if turn is not None:
             return self._record(turn, event, subject, data, extensions)
         if not isinstance(event, Event):
             name: Any = subject.name if isinstance(subject, Subject) else subject
-            moment = time or self.clock.now()
-            event = Event(event, name, data, id=id, source=self.source, time=moment, extensions=extensions)
+            now = self.clock.now()
+            event = Event(event, name, data, id=id, source=self.source, time=time or now, extensions=extensions)
         if event.data is not None:
             event.check_size(self.limits.max_event_bytes)
         receipt, cascade = Receipt(event), Cascade()
-        self._open_here().accept(event, receipt, cascade)
+        self._open_here().accept(event, receipt, cascade, now)
         if cascade.pending or cascade.error is not None:
             await cascade.settled()
         return receipt
@@ -361,6 +361,9 @@ class EventBus:
             await self.close()
 
     def _open_here(self) -> Pipeline:
+        pipeline = self._pipeline
+        if pipeline is not None and pipeline.loop is asyncio.get_running_loop() and not self._is_closed:
+            return pipeline
         if self._is_closed:
             raise BusClosed("the bus is closed and takes no more events; enter it again with 'async with'")
         return self._here()
@@ -368,11 +371,10 @@ class EventBus:
     def _here(self) -> Pipeline:
         """Return the pipeline of the running event loop; if the bus was open on one that has ended, a new one."""
         loop = asyncio.get_running_loop()
-        pipeline = self._pipeline
-        if pipeline is not None and pipeline.loop is loop:
-            return pipeline
         with self._lock:
             if (pipeline := self._pipeline) is not None:
+                if pipeline.loop is loop:
+                    return pipeline
                 if pipeline.loop.is_running():
                     raise BusInUse(
                         "the bus is open on the event loop of another thread; hand the coroutine over to that loop "

@@ -140,11 +140,12 @@ class Pipeline:
 
     # -- accepting
 
-    def accept(self, event: Event, receipt: Receipt, cascade: Cascade) -> None:
+    def accept(self, event: Event, receipt: Receipt, cascade: Cascade, now: datetime | None = None) -> None:
         """Take an event in; the cascade is told when it, and what follows from it, is handled or has failed."""
-        work = Work(event, copy_context(), None, receipt, cascade)
+        work = Work(event, copy_context(), None, receipt, cascade, None, now)
         if self._is_volatile and self.is_open and not event.has_id and self._dispatcher.do(event.subject, work):
             return
+        work.now = None
         intake = self._intakes[self._partition_of(event.subject)]
         if intake.put(work):
             self._dispatcher.start(self._take_in(intake), work.context.copy())
@@ -247,6 +248,7 @@ class Pipeline:
             source=bus.source,
             retry=work.retry,
             refused=refused,
+            now=work.now,
         )
         around = work.context.get(OPEN_TURNS, ())
         OPEN_TURNS.set((*(outer for outer in around if not outer.is_over), turn) if around else (turn,))

@@ -51,7 +51,7 @@ class Rulebook:
     def __init__(self) -> None:
         self.family = object()
         self._sets: dict[str, RuleSet] = {}
-        self._around: dict[Scope, list[Middleware]] = {"rule": [], "event": []}
+        self._around: dict[Scope, tuple[Middleware, ...]] = {"rule": (), "event": ()}
         self._types: list[type[Subject]] = []
         self._order: dict[Rule, int] = {}
         self._exact: dict[str, list[tuple[Rule, Trigger]]] = {}
@@ -96,14 +96,13 @@ class Rulebook:
             raise RuleDefinitionError(f"scope={scope!r} must be 'rule' or 'event'")
         check(middleware)
         if middleware not in self._around[scope]:
-            self._around[scope].append(middleware)
+            self._around[scope] += (middleware,)
         self.invalidate()
 
     def drop(self, middleware: Middleware) -> None:
         """Take a middleware away again."""
-        for used in self._around.values():
-            if middleware in used:
-                used.remove(middleware)
+        for scope, used in self._around.items():
+            self._around[scope] = tuple(one for one in used if one is not middleware)
         self.invalidate()
 
     @property
@@ -119,7 +118,7 @@ class Rulebook:
 
     def around(self, scope: Scope) -> tuple[Middleware, ...]:
         """Return the middleware of a scope, outermost first."""
-        return tuple(self._around[scope])
+        return self._around[scope]
 
     def rules(self) -> Iterator[Rule]:
         """Go through all rules, in order of registration."""

@@ -14,7 +14,9 @@ from contextvars import ContextVar
 from datetime import datetime
 from inspect import isawaitable
 from types import CoroutineType
-from typing import Any, Final
+from typing import Any, Final, cast
+
+import msgspec
 
 from onwhen.engine import cascades
 from onwhen.engine.chain import Call, Middleware, compose
@@ -42,10 +44,10 @@ _ONCE: Final = RetryPolicy()
 _HOPELESS: Final = (CascadeLimit, UnknownRule)  # whatever the policy, another attempt would end the same way
 
 
-class Turn:
+class Turn(msgspec.Struct, eq=False, kw_only=True):
     """The handling of one event on one subject.
 
-    Args:
+    Attributes:
         event: what came in.
         subject_type: class of the subject.
         state: the subject, loaded; the turn changes it, and owns it until it ends.
@@ -57,48 +59,37 @@ class Turn:
         retry: the waiting retry that this turn runs; then only its rule is run on the event.
         refused: why the subject could not be loaded as what it is; then no rule is run, and the event fails.
         now: when the turn begins, if that is known already.
-
-    Attributes:
         running: context of what is running, for an `emit` that is not given one.
     """
 
-    __slots__ = (
-        "_dead", "_effects", "_error", "_limits", "_queue", "_reactions", "_retries", "_retry", "_retry_at",
-        "_rulebook", "_runs", "_type", "event", "running", "state", "subject",
-    )  # fmt: skip
+    event: Event
+    subject_type: type[Subject]
+    state: State
+    rulebook: Rulebook
+    limits: Limits
+    clock: Clock
+    read: Callable[[str], Awaitable[Subject]]
+    source: str = DEFAULT_SOURCE
+    retry: Retry | None = None
+    refused: BaseException | None = None
+    now: datetime | None = None
+    running: Context[Any] | None = None
+    _subject: Subject = cast(Subject, None)  # these two are made at once
+    _effects: Effects = cast(Effects, None)
+    _queue: deque[Occurrence] | tuple[()] = ()
+    _reactions: int = 0
+    _runs: list[RuleRun] = []
+    _retries: list[Retry] = []
+    _dead: list[DeadLetter] = []
+    _error: BaseException | None = None
+    _retry_at: datetime | None = None
 
-    def __init__(
-        self,
-        *,
-        event: Event,
-        subject_type: type[Subject],
-        state: State,
-        rulebook: Rulebook,
-        limits: Limits,
-        clock: Clock,
-        read: Callable[[str], Awaitable[Subject]],
-        source: str = DEFAULT_SOURCE,
-        retry: Retry | None = None,
-        refused: BaseException | None = None,
-        now: datetime | None = None,
-    ) -> None:
-        self.event = event
-        self.state = state
-        self.subject = subject_type._of(state)
-        self.running: Context[Any] | None = None
-        self._type = subject_type
-        self._rulebook = rulebook
-        self._limits = limits
-        self._retry = retry
-        around = "middleware" if retry is None else f"middleware@{retry.rule}"
-        self._effects = Effects(self.subject, state, limits, now or clock.now(), read, source, around)
-        self._queue: deque[Occurrence] = deque()
-        self._reactions = 0
-        self._runs: list[RuleRun] = []
-        self._retries: list[Retry] = []
-        self._dead: list[DeadLetter] = []
-        self._error = refused
-        self._retry_at: datetime | None = None
+    def __post_init__(self) -> None:
+        self._subject = subject = self.subject_type._of(self.state)
+        around = "middleware" if self.retry is None else f"middleware@{self.retry.rule}"
+        now = self.now or self.clock.now()
+        self._effects = Effects(subject, self.state, self.limits, now, self.read, self.source, around)
+        self._error = self.refused
 
     @property
     def is_over(self) -> bool:
@@ -106,9 +97,14 @@ class Turn:
         return self._effects.is_over
 
     @property
+    def subject(self) -> Subject:
+        """The subject, as its rules see it; of no use once the turn is over."""
+        return self._subject
+
+    @property
     def family(self) -> object:
         """Which rulebook, or copy of it, the turn runs on."""
-        return self._rulebook.family
+        return self.rulebook.family
 
     # -- running it
 
@@ -119,8 +115,8 @@ class Turn:
         try:
             if self._error is not None:
                 raise self._error
-            first = Occurrence.of_event(self.event, self.subject)
-            around = self._rulebook.around("event")
+            first = Occurrence.of_event(self.event, self._subject)
+            around = self.rulebook.around("event")
             if around:
                 await self._run_inside(around, first)
             else:
@@ -132,13 +128,13 @@ class Turn:
             self._fail_as_a_whole(error)
         finally:
             self._effects.is_over = True
-            self.subject._end()
+            self._subject._end()
 
     async def _run_inside(self, around: Sequence[Middleware], first: Occurrence) -> None:
         """Run the middleware that is around the whole event; what it does itself counts as a run without a rule."""
         effects = self._effects
-        attempt = self._retry.attempt if self._retry is not None else 1
-        ctx: Context[Any] = Context(self.subject, None, first, effects, attempt)
+        attempt = self.retry.attempt if self.retry is not None else 1
+        ctx: Context[Any] = Context(self._subject, None, first, effects, attempt)
         run = RuleRun(rule="", event_type=first.type, property=first.property_name, attempt=attempt)
         mark = effects.state.mark()
 
@@ -166,20 +162,20 @@ class Turn:
         await self._react(ctx)
 
     async def _handle(self, first: Occurrence, outer: Context[Any] | None) -> None:
-        matches = self._rulebook.match(first.type, self._type, first.property_name)
+        matches = self.rulebook.match(first.type, self.subject_type, first.property_name)
         attempt = 1
-        if self._retry is not None and self._retry.rule:
-            matches, attempt = self._only(self._retry.rule, matches), self._retry.attempt
+        if self.retry is not None and self.retry.rule:
+            matches, attempt = self._only(self.retry.rule, matches), self.retry.attempt
         for match in matches:
             await self._run_rule(match, first, attempt, outer)
-        await self._react(outer)
+        if self._queue:
+            await self._react(outer)
 
     async def _react(self, outer: Context[Any] | None) -> None:
         """Run the rules on the property changes that wait, first in, first out, and on those that follow."""
-        queue = self._queue
-        while queue:
-            occurrence = queue.popleft()
-            for match in self._rulebook.match(occurrence.type, self._type, occurrence.property_name):
+        while self._queue:
+            occurrence = self._queue.popleft()
+            for match in self.rulebook.match(occurrence.type, self.subject_type, occurrence.property_name):
                 await self._run_rule(match, occurrence, 1, outer)
 
     def _only(self, rule: str, matches: Sequence[Match]) -> tuple[Match, ...]:
@@ -192,17 +188,17 @@ class Turn:
         return found
 
     async def _run_rule(self, match: Match, occurrence: Occurrence, attempt: int, outer: Context[Any] | None) -> None:
-        rule, effects = match.rule, self._effects
-        ctx: Context[Any] = Context(self.subject, rule, occurrence, effects, attempt, outer)
+        rule, state = match.rule, self.state
+        ctx: Context[Any] = Context(self._subject, rule, occurrence, self._effects, attempt, outer)
         run = RuleRun(rule=rule.id, event_type=occurrence.type, attempt=attempt)
         if occurrence.change is not None:
             run.property = occurrence.change.property
             run.cause = occurrence.cause[0]
         self._runs.append(run)
         self.running = ctx
-        mark = effects.state.mark()
+        mark = state.mark()
         try:
-            seconds = rule.timeout or self._limits.rule_timeout
+            seconds = rule.timeout or self.limits.rule_timeout
             attempted = self._attempt(match, ctx, run)
             await (attempted if seconds is None else _timed(attempted, rule.id, seconds))
             if ctx._error is not None and _ends_the_turn(ctx._error):
@@ -212,7 +208,7 @@ class Turn:
             if _ends_the_turn(error):
                 raise
             self._undo_failed(ctx, mark)
-            policy = rule.retry or self._limits.retry
+            policy = rule.retry or self.limits.retry
             run.retry_at = self._set_aside(occurrence.event, rule.id, attempt, error, policy)
         else:
             if ctx._error is not None:
@@ -220,9 +216,10 @@ class Turn:
             elif ctx._stopped_by:
                 run.status, run.stopped_by = "stopped", ctx._stopped_by
             elif run.status == "skipped":
-                effects.state.rollback(mark)
+                state.rollback(mark)
         self.running = outer or ctx
-        self._keep(run, mark, occurrence)
+        if len(state.log) > mark:
+            self._keep(run, mark, occurrence)
 
     async def _attempt(self, match: Match, ctx: Context[Any], run: RuleRun) -> None:
         """Run a rule if its trigger fits the values and its conditions hold."""
@@ -242,7 +239,9 @@ class Turn:
             result = match.rule.function(ctx)
             if result is not None and (result.__class__ is CoroutineType or isawaitable(result)):
                 await result
-        self.state.collect()
+        state = self.state
+        if state.properties.texts or state.ext.texts:
+            state.collect()
 
     def _undo_failed(self, ctx: Context[Any], mark: Savepoint) -> None:
         """Undo what a failed rule did; but what middleware did about the function's error stays, if it is sound."""
@@ -254,23 +253,29 @@ class Turn:
 
     def _keep(self, run: RuleRun, mark: Savepoint, occurrence: Occurrence) -> None:
         """Note what a run did, and queue the reactions to it."""
-        log = self.state.log
-        if len(log) == mark:
-            return
-        done, first = log[mark:], len(run.changes)
-        run.messages += tuple(entry for entry in done if type(entry) is Event)
-        run.timers += tuple(entry for entry in done if type(entry) is Timer)
-        run.cancelled += tuple(entry for entry in done if type(entry) is str)
-        run.refused += tuple(self._refuse(entry.event) for entry in done if type(entry) is Refused)
-        run.changes += tuple(entry for entry in done if type(entry) is Change)
-        for index, change in enumerate(run.changes[first:], first):
-            kind = event_type_of(change)
-            if not change.muted and self._rulebook.match(kind, self._type, change.property):
-                cause = (run.rule or self._effects.around, run.attempt, -1 - index)
-                self._queue_up(Occurrence.of_change(kind, change, occurrence, cause, self._effects))
+        for entry in self.state.log[mark:]:
+            kind = type(entry)
+            if kind is Change:
+                self._consider(entry, run, occurrence)
+                run.changes += (entry,)
+            elif kind is Event:
+                run.messages += (entry,)
+            elif kind is Timer:
+                run.timers += (entry,)
+            elif kind is str:
+                run.cancelled += (entry,)
+            elif kind is Refused:
+                run.refused += (self._refuse(entry.event),)
+
+    def _consider(self, change: Change, run: RuleRun, occurrence: Occurrence) -> None:
+        """Queue the reaction to a change, if any rule may react to it."""
+        kind = event_type_of(change)
+        if not change.muted and self.rulebook.match(kind, self.subject_type, change.property):
+            cause = (run.rule or self._effects.around, run.attempt, -1 - len(run.changes))
+            self._queue_up(Occurrence.of_change(kind, change, occurrence, cause, self._effects))
 
     def _queue_up(self, occurrence: Occurrence) -> None:
-        limit = self._limits.max_reactions
+        limit = self.limits.max_reactions
         self._reactions += 1
         if self._reactions > limit:
             cycle = cascades.cycle_of_reactions(occurrence)
@@ -280,6 +285,8 @@ class Turn:
                 limit=limit,
                 cycle=cycle,
             )
+        if not self._queue:
+            self._queue = deque()
         self._queue.append(occurrence)
 
     # -- when something fails
@@ -288,22 +295,22 @@ class Turn:
         """Keep nothing; repeat the event, or the one rule that was to be repeated, or leave a dead letter."""
         if isinstance(self._error, CascadeLimit):
             error = self._error  # whatever a middleware has made of it
-        self._queue.clear()
+        self._queue = ()
         self._retries.clear()
         self._dead.clear()
         for run in self._runs:
             run.forget()
-        rule, attempt, policy = "", 1, self._limits.retry
-        if self._retry is not None:
-            rule, attempt = self._retry.rule, self._retry.attempt
-            policy = next((known.retry for known in self._rulebook.rules() if known.id == rule), None) or policy
+        rule, attempt, policy = "", 1, self.limits.retry
+        if self.retry is not None:
+            rule, attempt = self.retry.rule, self.retry.attempt
+            policy = next((known.retry for known in self.rulebook.rules() if known.id == rule), None) or policy
         policy = _ONCE if isinstance(error, _HOPELESS) else policy
         self._error = error
         self._retry_at = self._set_aside(self.event, rule, attempt, error, policy)
 
     def _refuse(self, event: Event) -> CascadeLimit:
         """Leave a message as a dead letter, because its chain is too long."""
-        limit, cycle = self._limits.max_depth, cascades.cycle_of_messages(event)
+        limit, cycle = self.limits.max_depth, cascades.cycle_of_messages(event)
         error = CascadeLimit(
             f"{event.subject}: {event.type} would be message {event.depth} in a chain, more than {limit} are not "
             f"sent: {cycle}; add a condition that ends it",
@@ -318,8 +325,8 @@ class Turn:
     ) -> datetime | None:
         """Plan the next attempt and return its moment, or leave a dead letter and return None."""
         now, key = self._effects.now, f"{event.source}/{event.id}/{rule}"
-        again = self._retry is not None and self._retry.rule == rule and event is self.event
-        first_failed = self._retry.first_failed if self._retry is not None and again else now
+        again = self.retry is not None and self.retry.rule == rule and event is self.event
+        first_failed = self.retry.first_failed if self.retry is not None and again else now
         decision = policy.decide(error, attempt=attempt, seed=key)
         if isinstance(decision, RetryAfter):
             due = now + decision.delay
@@ -357,7 +364,7 @@ class Turn:
     ) -> tuple[Commit, SubjectWrite | None]:
         """Return what has to be stored, and the part of it that is about the subject."""
         state, log = self.state, self.state.log
-        retried = self._retry.key if self._retry is not None else None
+        retried = self.retry.key if self.retry is not None else None
         if not log and not self._retries and not self._dead:
             return Commit(
                 partition=partition,
@@ -387,7 +394,7 @@ class Turn:
 
     def left_anything(self) -> bool:
         """Tell whether there is anything to store beside the fact that the event was handled."""
-        return bool(self.state.log or self._retries or self._dead or self._retry)
+        return bool(self.state.log or self._retries or self._dead or self.retry)
 
     def outcome(self) -> Outcome:
         """Return what the rules did."""

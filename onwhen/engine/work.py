@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import Context
+from datetime import datetime
 
 import msgspec
 
@@ -59,6 +60,7 @@ class Work(msgspec.Struct, eq=False):
         receipt: what is to say how it was handled.
         cascade: who waits for it.
         retry: the retry.
+        now: what the time is, for work that is done at once.
     """
 
     event: Event
@@ -67,6 +69,7 @@ class Work(msgspec.Struct, eq=False):
     receipt: Receipt | None = None
     cascade: Cascade | None = None
     retry: Retry | None = None
+    now: datetime | None = None
 
     def child(self, event: Event, position: Position | None) -> Work:
         """Return the work on a message that this work has sent; whoever waits for this waits for that as well."""
