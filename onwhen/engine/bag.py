@@ -238,6 +238,8 @@ class Bag:
         """Return what a commit has to write: name -> text of what is set, and the names that are deleted."""
         to_set: dict[str, bytes] = {}
         to_delete: list[str] = []
+        if not self._own:
+            return to_set, to_delete
         for name, is_own in self._own.items():
             if not is_own:
                 if name in self.stored:
@@ -248,16 +250,20 @@ class Bag:
 
     def made_defaults(self) -> dict[str, bytes]:
         """Return name -> text of the defaults that were made for this subject alone, to be kept with it."""
-        return {name: self._text(name) for name in self.codec.factories if not self._has_own(name)}
+        made = self.codec.factories
+        return {name: self._text(name) for name in made if not self._has_own(name)} if made else {}
 
     def committed(self, to_set: Mapping[str, bytes], to_delete: Sequence[str]) -> None:
         """Take this as stored now; mutable values are handed out anew from here on."""
-        self.stored.update(to_set)
+        if to_set:
+            self.stored.update(to_set)
         for name in to_delete:
             self.stored.pop(name, None)
-        self.forget()
-        self.texts.clear()
-        self._own.clear()
+        if self.texts:
+            self.forget()
+            self.texts.clear()
+        if self._own:
+            self._own.clear()
 
     def upgrade(self, texts: Mapping[str, bytes]) -> None:
         """Take `texts` in place of what was stored, for good; the next commit writes the difference.

@@ -7,7 +7,7 @@ know what a subject looks like to its user, which types its properties have, or 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -22,6 +22,9 @@ Savepoint: TypeAlias = int
 
 Operation: TypeAlias = tuple[str, str, Any, bool, Mapping[str, Any] | None]
 """What was asked of a state (verb, name, value, muted, extra), so that it can be asked of a fresher one again."""
+
+
+_UNCHANGED: Final = SubjectWrite()
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -135,7 +138,10 @@ class State:
     @property
     def flushed(self) -> bool:
         """Whether the subject was deleted since it was loaded; it may have been written again after that."""
-        return any(type(entry) is Change and entry.kind == "flushed" for entry in self.log)
+        for entry in self.log:
+            if type(entry) is Change and entry.kind == "flushed":
+                return True
+        return False
 
     def ensure_writable(self) -> None:
         """Do nothing; a state that can only be read raises `SubjectStateError`."""
@@ -178,9 +184,11 @@ class State:
         if not (to_set or to_delete or set_ext or delete_ext):
             return None
         made = self.properties.made_defaults()
+        if made:
+            to_set, to_delete = to_set | made, [name for name in to_delete if name not in made]
         return SubjectWrite(
-            set=to_set | made,
-            delete=[name for name in to_delete if name not in made],
+            set=to_set,
+            delete=to_delete,
             set_ext=set_ext,
             delete_ext=delete_ext,
             schema=self.schema,
@@ -193,8 +201,9 @@ class State:
             self.properties.committed({}, list(self.properties.stored))
             self.ext.committed({}, list(self.ext.stored))
         else:
-            self.properties.committed(*((write.set, write.delete) if write else ({}, ())))
-            self.ext.committed(*((write.set_ext, write.delete_ext) if write else ({}, ())))
+            write = write or _UNCHANGED
+            self.properties.committed(write.set, write.delete)
+            self.ext.committed(write.set_ext, write.delete_ext)
         self.log.clear()
         self.operations = None
 

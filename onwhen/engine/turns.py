@@ -374,7 +374,7 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
                 handled=handled,
                 retried=retried,
             ), None
-        write, timers = state.write(), self._effects.latest_timers()
+        write, timers, flushed = state.write(), self._effects.latest_timers(), state.flushed
         commit = Commit(
             partition=partition,
             subject=state.name,
@@ -384,9 +384,9 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
             retried=retried,
             write=write,
             messages=[entry for entry in log if type(entry) is Event],
-            timers=[timer for timer in timers if isinstance(timer, Timer)],
-            cancelled=[key for key in timers if isinstance(key, str)],
-            cancel_all=state.flushed,
+            timers=[timer for timer in timers if isinstance(timer, Timer)] if timers else (),
+            cancelled=[key for key in timers if isinstance(key, str)] if timers else (),
+            cancel_all=flushed,
             retries=self._retries,
             dead=self._dead,
         )
