@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from onwhen.container import Container
     from onwhen.engine.bus import EventBus
-    from onwhen.engine.chain import Middleware
+    from onwhen.engine.chain import Middleware, Next
     from onwhen.engine.clock import Clock, SystemClock, VirtualClock
     from onwhen.engine.context import Context
     from onwhen.engine.events import SUBJECT_DELETED, SUBJECT_PROPERTY_CHANGED, SUBJECT_PROPERTY_DELETED, Event
@@ -45,6 +45,7 @@ __all__ = [
     "Handlers",
     "Limits",
     "Middleware",
+    "Next",
     "OnwhenError",
     "Outcome",
     "Receipt",
@@ -67,6 +68,7 @@ _HOME: Final = {
     "Container": "onwhen.container",
     "EventBus": "onwhen.engine.bus",
     "Middleware": "onwhen.engine.chain",
+    "Next": "onwhen.engine.chain",
     "Clock": "onwhen.engine.clock",
     "SystemClock": "onwhen.engine.clock",
     "VirtualClock": "onwhen.engine.clock",

@@ -62,9 +62,9 @@ def _steps_to(event: Event) -> list[str]:
 
 
 def _cycle(steps: Sequence[str]) -> str:
-    """Cut a way of (rule, what it caused) pairs down to its last time around."""
-    last = steps[-2:]
-    for end in range(len(steps) - 2, 1, -2):
-        if steps[end - 2 : end] == last:
-            return " -> ".join([*steps[end:], steps[end]])
+    """Cut a way of (rule, what it caused) pairs down to its last time around, and what branches off from there."""
+    for last in range(len(steps), 2, -2):
+        for end in range(last - 2, 1, -2):
+            if steps[end - 2 : end] == steps[last - 2 : last]:
+                return " -> ".join([*steps[end:last], steps[end]]) + "".join(f", then {step}" for step in steps[last:])
     return " -> ".join(steps)

@@ -26,6 +26,10 @@ class _Work(Protocol):
         """The context variables of whoever asked for the work; it is done in a copy."""
         ...
 
+    def fail(self, error: BaseException) -> bool:
+        """Tell whoever waits for the work why it was not done; False if nobody does."""
+        ...
+
 
 _W = TypeVar("_W", bound=_Work)
 
@@ -73,7 +77,8 @@ class Dispatcher(Generic[_W]):
     done when the lane is next set off.
 
     Args:
-        handle: does one piece of work, and handles its own errors.
+        handle: does one piece of work, and handles its own errors. One that leaves it is reported to the event
+            loop; one that ends the program, as KeyboardInterrupt, leaves the event loop if nobody waits for the work.
         limit: how many subjects are worked on at the same time (a count).
         loop: the event loop that all of this happens on.
     """
@@ -140,6 +145,10 @@ class Dispatcher(Generic[_W]):
         """Return the work that is being done on a subject."""
         lane = self._lanes.get(subject)
         return lane.active if lane is not None else None
+
+    def active_subjects(self) -> list[str]:
+        """Return the subjects that are worked on."""
+        return [lane.name for lane in self._lanes.values() if lane.active is not None]
 
     def work_of(self, subject: str) -> Iterator[_W]:
         """Go through a subject's work, that which is being done included."""
@@ -230,11 +239,13 @@ class Dispatcher(Generic[_W]):
             self._wake_idle()
             if isinstance(error, asyncio.CancelledError):
                 return  # the loop is ending, so nothing else is started; and whoever started this has not asked for it
-            self._loop.call_soon(self._pump_on)  # as what is raised here ends `_pump`
-            if not isinstance(error, Exception):
-                raise
-            details = {"message": f"{lane.name}: what failed is tried again with its next event", "exception": error}
-            self._loop.call_exception_handler(details)
+            self._loop.call_soon(self._pump)
+            is_heard = work.fail(error)
+            if isinstance(error, Exception):
+                message = f"{lane.name}: what failed is tried again with its next event"
+                self._loop.call_exception_handler({"message": message, "exception": error})
+            elif not is_heard:
+                self._loop.call_soon(_raise, error)  # raised here, it would end whatever has started this
         else:
             lane.active = None
             self._active -= 1
@@ -256,3 +267,7 @@ class Dispatcher(Generic[_W]):
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
+
+
+def _raise(error: BaseException) -> None:
+    raise error

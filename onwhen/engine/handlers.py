@@ -37,10 +37,13 @@ def handlers_of(bus: EventBus) -> Handlers:
     def on(*triggers: str | Trigger, **options: Any) -> Callable[[_F], _F]:
         def register(function: _F) -> _F:
             name = _module_name(function)
-            if name not in bus.module_sets:
-                bus.module_sets[name] = RuleSet(name)
-                bus.include(bus.module_sets[name])
-            return bus.module_sets[name].on(*triggers, **options)(function)
+            file = getattr(getattr(function, "__code__", None), "co_filename", "<")
+            home = name if file.startswith("<") else file  # one file may be imported under two names
+            if home not in bus.module_sets:
+                rule_set = RuleSet(name)
+                bus.include(rule_set)
+                bus.module_sets[home] = rule_set
+            return bus.module_sets[home].on(*triggers, **options)(function)
 
         return register
 

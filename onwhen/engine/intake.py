@@ -7,7 +7,7 @@ accepted.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
 from onwhen.engine.resend import TRIES, pause
@@ -28,8 +28,7 @@ class Intake:
         store: whose log it is.
         ready: awaited before the first event is appended.
         accepted: called with each piece of work and what became of its event.
-        ahead: returns work on a subject that is being done without having been put into the log; it has to be
-            there before what comes later.
+        log_ahead: called with names of subjects before anything of theirs is put into the log.
     """
 
     def __init__(
@@ -38,14 +37,14 @@ class Intake:
         store: Store,
         ready: Callable[[], Awaitable[None]],
         accepted: Callable[[Work, Accepted], None],
-        ahead: Callable[[str], Work | None],
+        log_ahead: Callable[[Iterable[str]], Awaitable[None]],
     ) -> None:
         self.is_running = False
         self._partition = partition
         self._store = store
         self._ready = ready
         self._accepted = accepted
-        self._ahead = ahead
+        self._log_ahead = log_ahead
         self._waiting: deque[Work] = deque()
 
     def put(self, work: Work) -> bool:
@@ -62,10 +61,7 @@ class Intake:
             while self._waiting:
                 batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH))]
                 try:
-                    for name in {work.event.subject: None for work in batch}:
-                        if (ahead := self._ahead(name)) is not None:
-                            (answer,) = await self._append([ahead])
-                            ahead.position = answer.position
+                    await self._log_ahead({work.event.subject: None for work in batch})
                     answers = await self._append(batch)
                 except Exception as error:
                     for work in batch:

@@ -8,7 +8,8 @@ holds is also in the store: a pipeline can be thrown away at any moment, and ano
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -62,7 +63,7 @@ class Pipeline:
         self._dispatcher: Dispatcher[Work] = Dispatcher(self._handle, bus.limits.max_concurrent_turns, loop)
         self._agenda = Agenda(bus.clock, self._ring)
         self._intakes = [
-            Intake(n, self._store, self.ready, self._accepted, self._unlogged) for n in range(self._partitions)
+            Intake(n, self._store, self.ready, self._accepted, self._log_ahead) for n in range(self._partitions)
         ]
         self._hot: _Hot = {}
         self._opening: asyncio.Future[None] | None = None
@@ -128,8 +129,12 @@ class Pipeline:
             await self._store.close()
 
     def abandon(self) -> None:
-        """Ring no more, because the event loop has ended; what is left is in the store."""
+        """Ring no more, because the event loop has ended, perhaps in the middle of turns; leave all in the store."""
         self._agenda.disarm()
+        for subject in self._dispatcher.active_subjects():
+            if (work := self._unlogged(subject)) is not None:
+                with suppress(StopIteration):
+                    self._log(work).send(None)  # a volatile store answers at once
 
     def forget(self, subject: str | None = None) -> None:
         """Load a subject, or all of them, anew for their next turn."""
@@ -142,10 +147,10 @@ class Pipeline:
 
     def accept(self, event: Event, receipt: Receipt, cascade: Cascade, now: datetime | None = None) -> None:
         """Take an event in; the cascade is told when it, and what follows from it, is handled or has failed."""
-        work = Work(event, copy_context(), None, receipt, cascade, None, now)
+        work = Work(event, copy_context(), None, receipt, cascade, None, now, True)
         if self._is_volatile and self.is_open and not event.has_id and self._dispatcher.do(event.subject, work):
             return
-        work.now = None
+        work.now, work.unlogged = None, False
         intake = self._intakes[self._partition_of(event.subject)]
         if intake.put(work):
             self._dispatcher.start(self._take_in(intake), work.context.copy())
@@ -187,47 +192,48 @@ class Pipeline:
     async def _handle(self, work: Work) -> None:
         tries = conflicts = 0
         refused: BaseException | None = None
-        try:
-            while True:
-                try:
-                    if await self._attempt(work, refused):
-                        return
-                    conflicts += 1
-                    if conflicts > _MAX_CONFLICTS:
-                        name = work.event.subject
-                        refused = StoreConflict(f"{name} was changed by others during {conflicts} turns in a row")
-                except StoreError:
-                    # The event is safe in the log. Later ones of the subject wait behind it, so that order is kept.
-                    tries += 1
-                    if not self._goes_on(tries):
-                        work.settle()
-                        raise
-                    await pause(tries)
-                except Exception as error:
-                    if refused is not None:
-                        raise
+        while True:
+            try:
+                if await self._attempt(work, refused):
+                    return
+                conflicts += 1
+                if conflicts > _MAX_CONFLICTS:
+                    name = work.event.subject
+                    refused = StoreConflict(f"{name} was changed by others during {conflicts} turns in a row")
+            except StoreError:
+                # The event is safe in the log. Later ones of the subject wait behind it, so that order is kept.
+                tries += 1
+                if not self._goes_on(tries):
+                    work.settle()
+                    raise
+                await pause(tries)
+            except GeneratorExit:
+                raise
+            except BaseException as error:
+                if isinstance(error, Exception) and refused is None:
                     refused = error  # not a rule's failure, but the event must not block its subject for ever
-        except asyncio.CancelledError:
-            await self._log(work)
-            work.settle()
-            raise
-        except GeneratorExit:
-            raise
-        except BaseException as error:
-            await self._log(work)
-            work.fail(error)
-            raise
+                    continue
+                await self._log(work)
+                if isinstance(error, asyncio.CancelledError):
+                    work.settle()
+                raise
 
     def _unlogged(self, subject: str) -> Work | None:
         """Return the work that is being done on a subject, if its event was not put into the log."""
         work = self._dispatcher.active_on(subject)
-        return work if work is not None and work.position is None and work.retry is None else None
+        return work if work is not None and work.unlogged else None
 
     async def _log(self, work: Work) -> None:
-        """Put an event that was to be handled at once into the log after all, because it was not."""
-        if work.position is None and work.retry is None:
+        """Put an event that was to be handled at once into the log after all."""
+        if work.unlogged:
             (accepted,) = await self._store.append(self._partition_of(work.event.subject), (work.event,))
-            work.position = accepted.position
+            work.position, work.unlogged = accepted.position, False
+
+    async def _log_ahead(self, subjects: Iterable[str], own: Work | None = None) -> None:
+        """Put into the log what is ahead there of something that is about to be put there, `own` excepted."""
+        for name in subjects:
+            if (ahead := self._unlogged(name)) is not None and ahead is not own:
+                await self._log(ahead)
 
     async def _attempt(self, work: Work, refused: BaseException | None) -> bool:
         """Run one turn and commit it; False if it has to be run again on newer state."""
@@ -258,9 +264,12 @@ class Pipeline:
             commit = write = None
         else:
             commit, write = turn.commit(self._partition_of(name), token=None, handled=work.position)
+            if self._is_volatile and commit.messages:
+                await self._log_ahead((event.subject for event in commit.messages), own=work)
             result, is_first_answer = await commit_surely(self._store, commit, self._goes_on)
         if result.answer is Answer.CONFLICT:
             return False
+        work.unlogged = False
         if result.answer is Answer.OK and is_first_answer and refused is None:
             if commit is not None:
                 turn.state.committed(write, result.version)
@@ -370,6 +379,7 @@ class Pipeline:
 
     async def _promote(self) -> bool:
         found = False
+        await self._log_ahead(self._dispatcher.active_subjects())
         for partition in range(self._partitions):
             tries = 0
             while True:
@@ -418,6 +428,7 @@ class Pipeline:
         try:
             try:
                 await self.ready()
+                await self._log_ahead(event.subject for event in commit.messages)
                 answer = await commit_surely(self._store, commit, lambda tries: tries < TRIES)
             except BaseException as error:
                 cascade.error = error

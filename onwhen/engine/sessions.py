@@ -93,7 +93,9 @@ class StoreSession:
     @staticmethod
     def _replace(fresh: State, verb: str, name: str, new: object, old: object) -> None:
         bag = fresh.properties if verb == "replace" else fresh.ext
-        if (now := bag.read(name)) is ABSENT or now != old:
+        now, encode = bag.read(name), bag.codec.encode
+        # The texts are compared, because values that read differently may be equal: 1 and True.
+        if now is ABSENT or encode(fresh.name, name, now) != encode(fresh.name, name, old):
             raise StoreConflict(
                 f"{fresh.name}: {name} was changed in place, and meanwhile by somebody else; use set({name!r}, "
                 f"function), which is applied again to the newer value"

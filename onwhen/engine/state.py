@@ -11,9 +11,10 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
+from onwhen.engine import values
 from onwhen.engine.bag import ABSENT, Bag, Codec
 from onwhen.engine.store import SubjectRecord, SubjectWrite, Version
-from onwhen.errors import PropertyError, SubjectStateError
+from onwhen.errors import PropertyError, PropertyTypeError, SubjectStateError
 
 __all__ = ["ABSENT", "Change", "Operation", "Savepoint", "Snapshot", "State"]
 
@@ -81,6 +82,8 @@ class State:
         self, name: str, value: Any, muted: bool = False, extra: Mapping[str, Any] | None = None
     ) -> tuple[Any, Any]:
         """Set a property; return the new and the old value (ABSENT if there was none)."""
+        if extra is not None:
+            extra = self._checked(name, extra)
         bag = self.properties
         new, old = bag.write(name, _called(bag, name, value) if callable(value) else value)
         if new is not old:
@@ -91,12 +94,22 @@ class State:
 
     def delete(self, name: str, muted: bool = False, extra: Mapping[str, Any] | None = None) -> Any:
         """Delete a property; return its value, or ABSENT if it had none."""
+        if extra is not None:
+            extra = self._checked(name, extra)
         value, old = self.properties.remove(name)
         if old is not ABSENT:
             self.log.append(Change(name, old, None, "deleted", muted, extra))
         if self.operations is not None:
             self.operations.append(("delete", name, None, muted, extra))
         return value
+
+    def _checked(self, name: str, extra: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what a writer passes along as the JSON that it will be in the event of the change."""
+        try:
+            checked: Mapping[str, Any] = values.freeze(dict(extra), f"{self.name}: extra of {name}")
+        except (TypeError, ValueError) as error:
+            raise PropertyTypeError(str(error), subject=self.name, property=name) from None
+        return checked
 
     def set_ext(self, name: str, value: Any) -> tuple[Any, Any]:
         """Set an extended property; return the new and the old value (ABSENT if there was none)."""
@@ -138,10 +151,7 @@ class State:
     @property
     def flushed(self) -> bool:
         """Whether the subject was deleted since it was loaded; it may have been written again after that."""
-        for entry in self.log:
-            if type(entry) is Change and entry.kind == "flushed":
-                return True
-        return False
+        return any(type(entry) is Change and entry.kind == "flushed" for entry in self.log)
 
     def ensure_writable(self) -> None:
         """Do nothing; a state that can only be read raises `SubjectStateError`."""

@@ -89,7 +89,6 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
         around = "middleware" if self.retry is None else f"middleware@{self.retry.rule}"
         now = self.now or self.clock.now()
         self._effects = Effects(subject, self.state, self.limits, now, self.read, self.source, around)
-        self._error = self.refused
 
     @property
     def is_over(self) -> bool:
@@ -113,8 +112,6 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
         CURRENT.set(self)
         beginning = len(self.state.log)
         try:
-            if self._error is not None:
-                raise self._error
             first = Occurrence.of_event(self.event, self._subject)
             around = self.rulebook.around("event")
             if around:
@@ -162,6 +159,8 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
         await self._react(ctx)
 
     async def _handle(self, first: Occurrence, outer: Context[Any] | None) -> None:
+        if self.refused is not None:
+            raise self.refused
         matches = self.rulebook.match(first.type, self.subject_type, first.property_name)
         attempt = 1
         if self.retry is not None and self.retry.rule:

@@ -37,6 +37,10 @@ class Cascade(msgspec.Struct, eq=False):
         if not self.pending and waiter is not None and not (waiter.done() or waiter.get_loop().is_closed()):
             waiter.set_result(None)
 
+    def is_waited_for(self) -> bool:
+        """Tell whether somebody waits, or is about to; one who was cancelled does not."""
+        return self._waiter is None or not self._waiter.done()
+
     async def settled(self) -> None:
         """Wait until nothing is pending; being cancelled here stops the waiting and nothing else.
 
@@ -61,6 +65,7 @@ class Work(msgspec.Struct, eq=False):
         cascade: who waits for it.
         retry: the retry.
         now: what the time is, for work that is done at once.
+        unlogged: neither handled nor in the log yet, because the store cannot lose it before we do.
     """
 
     event: Event
@@ -70,6 +75,7 @@ class Work(msgspec.Struct, eq=False):
     cascade: Cascade | None = None
     retry: Retry | None = None
     now: datetime | None = None
+    unlogged: bool = False
 
     def child(self, event: Event, position: Position | None) -> Work:
         """Return the work on a message that this work has sent; whoever waits for this waits for that as well."""
@@ -87,8 +93,12 @@ class Work(msgspec.Struct, eq=False):
         if cascade is not None:
             cascade.settle()
 
-    def fail(self, error: BaseException) -> None:
-        """Let the emitter go on, with an error."""
-        if self.cascade is not None:
-            self.cascade.error = error
+    def fail(self, error: BaseException) -> bool:
+        """Let the emitter go on, with an error; False if nobody waits for this."""
+        cascade = self.cascade
+        if cascade is None:
+            return False
+        is_heard = cascade.is_waited_for()
+        cascade.error = error
         self.settle()
+        return is_heard

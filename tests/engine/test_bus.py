@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onwhen import (
+    SUBJECT_PROPERTY_CHANGED,
     Context,
     Event,
     EventBus,
@@ -133,6 +134,26 @@ async def test_the_receipt_has_the_whole_cascade() -> None:
     assert all(one.status == "handled" for one in receipt.walk())
     assert {one.event.correlation_id for one in receipt.walk()} == {receipt.event.id}
     assert [str(error) for _, error in receipt.failures] == ["the end"]
+
+
+async def test_a_message_to_its_own_subject() -> None:
+    """It is handled after its cause, in a turn of its own; then nothing is pending."""
+    rules = RuleSet("rules")
+
+    @rules.on("first")
+    def first(ctx: Context) -> None:
+        ctx.subject.set("order", ["first"])
+        ctx.emit("second")
+
+    @rules.on("second")
+    def second(ctx: Context) -> None:
+        ctx.subject.set("order", [*ctx.subject.get("order"), "second"])
+
+    bus = new_bus(rules)
+    for _ in range(2):
+        await bus.emit("first", "a")
+        assert await value(bus, "a", "order") == ["first", "second"]
+    assert (await bus.store.stats()).pending == 0
 
 
 async def test_emit_takes_a_type_or_a_whole_event() -> None:
@@ -586,7 +607,8 @@ async def test_an_observer_that_fails_breaks_nothing() -> None:
 # -- interrupts, and loops that end
 
 
-def test_an_interrupt_leaves_the_event_pending() -> None:
+@pytest.mark.parametrize("events", [1, 3])
+def test_an_interrupt_leaves_the_event_pending(events: int) -> None:
     """KeyboardInterrupt out of a rule ends the program; the next start on the store handles the event, in order."""
     store, interrupts = create_memory_storage(), [KeyboardInterrupt()]
     rules = counter()
@@ -599,19 +621,121 @@ def test_an_interrupt_leaves_the_event_pending() -> None:
 
     async def main() -> None:
         async with new_bus(rules, store=store) as bus, asyncio.TaskGroup() as group:
-            for number in range(3):
+            for number in range(events):
                 group.create_task(bus.emit("counted", "a", {"number": number}))
 
     with pytest.raises(KeyboardInterrupt):
         asyncio.run(main())
 
     async def again() -> None:
-        assert (await store.stats()).pending == 3
+        assert (await store.stats()).pending == events
         async with new_bus(rules, store=store) as bus:
             await bus.idle()
-        assert await value(bus, "a", "order") == [0, 1, 2]
+        assert await value(bus, "a", "order") == list(range(events))
 
     asyncio.run(again())
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("suspends", [False, True])
+def test_an_interrupt_of_a_rule_that_nobody_waits_for_ends_the_program(
+    kind: type[BaseException], suspends: bool
+) -> None:
+    """A timer's rule, or one whose emitter was cancelled, is interrupted: that leaves the event loop."""
+    rules = RuleSet("rules")
+
+    @rules.on("go")
+    async def go(ctx: Context) -> None:
+        if suspends:
+            await asyncio.sleep(0)
+        raise kind
+
+    @rules.on("set")
+    def set_timer(ctx: Context) -> None:
+        ctx.emit("go", at=ctx.now)
+
+    async def of_a_timer() -> None:
+        assert (await new_bus(rules, store=store).emit("set", "a")).status == "handled"
+        await asyncio.sleep(3600)
+
+    async def of_nobody() -> None:
+        task = asyncio.create_task(new_bus(rules, store=store).emit("go", "b"))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.sleep(3600)
+
+    for main in (of_a_timer, of_nobody):
+        store = create_memory_storage()
+        with pytest.raises(kind):
+            asyncio.run(main())
+        assert asyncio.run(store.stats()).pending == 1
+
+
+@pytest.mark.parametrize("how", ["event", "message", "timer", "outside"])
+def test_what_was_interrupted_is_ahead_of_what_came_later(how: str) -> None:
+    """Whichever way the later event has come: the next start handles the one first that was accepted first."""
+    rules, interrupts, store = RuleSet("rules"), [KeyboardInterrupt()], create_memory_storage()
+
+    @rules.on("noted", SUBJECT_PROPERTY_CHANGED)
+    async def note(ctx: Context) -> None:
+        ctx.subject.set("order", [*ctx.subject.get("order", []), ctx.payload.get("number", 1)], muted=True)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        if interrupts:
+            raise interrupts.pop()
+
+    @rules.on("pass")
+    def pass_on(ctx: Context) -> None:
+        ctx.emit("noted", {"number": 1}, "a", at=ctx.now if ctx.payload == "timer" else None)
+
+    async def main() -> None:
+        async with new_bus(rules, store=store) as bus, asyncio.TaskGroup() as group:
+            await bus.emit("nothing", "x")
+            group.create_task(bus.emit("noted", "a", {"number": 0}))
+            await asyncio.sleep(0)
+            if how == "event":
+                await bus.emit("noted", "a", {"number": 1})
+            elif how == "outside":
+                async with bus.subject("a") as subject:
+                    subject.set("n", 1)
+            else:
+                await bus.emit("pass", "b", how)
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(main())
+
+    async def again() -> list[int]:
+        async with new_bus(rules, store=store) as bus:
+            await bus.idle()
+        order: list[int] = await value(bus, "a", "order")
+        return order
+
+    assert asyncio.run(again()) == [0, 1]
+
+
+def test_a_loop_that_ends_without_a_word_loses_nothing() -> None:
+    """It was closed in the middle of a turn, whose task was not even cancelled: the next loop handles the event."""
+    bus = new_bus(counter())
+
+    async def leave() -> list[asyncio.Task[Any]]:
+        await bus.emit("counted", "b")
+        tasks = [asyncio.ensure_future(bus.emit("counted", "a", {"number": 0, "steps": 9}))]
+        tasks += [asyncio.ensure_future(bus.emit("counted", "b", {"number": n, "steps": 9})) for n in range(2)]
+        await asyncio.sleep(0)
+        return tasks
+
+    loop = asyncio.new_event_loop()
+    for task in loop.run_until_complete(leave()):
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+    loop.close()
+
+    async def go_on() -> None:
+        async with bus:
+            await bus.emit("counted", "a", {"number": 1})
+        assert await value(bus, "a", "order") == [0, 1]
+        assert await value(bus, "b", "order") == [0, 0, 1]
+
+    asyncio.run(go_on())
 
 
 async def test_an_interrupt_that_is_caught_is_made_up_for_by_the_next_event() -> None:

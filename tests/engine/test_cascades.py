@@ -59,6 +59,12 @@ def test_two_rules_that_send_each_other_messages() -> None:
     assert cycle_of_messages(event) == "a.ping -> pong -> b.pong -> ping -> a.ping"
 
 
+def test_a_branch_off_a_cycle_is_named_with_the_cycle() -> None:
+    """The message that is one too many need not be of the cycle itself: an error handler in it, say."""
+    event = chain(*[("a.ping", "pong"), ("b.pong", "ping")] * 4, ("a.audit", "audited"))
+    assert cycle_of_messages(event) == "a.ping -> pong -> b.pong -> ping -> a.ping, then a.audit, then audited"
+
+
 def test_event_types_may_hold_anything() -> None:
     """A type with spaces or arrows is one step."""
     event = chain(*[("a.r", "two words"), ("a.s", 'x -> "y"')] * 3)

@@ -23,6 +23,11 @@ class Job:
     number: int = 0
     does: Callable[[], Coroutine[Any, Any, None]] | None = None
     context: Context = field(default_factory=copy_context)
+    told: list[BaseException] = field(default_factory=list)
+
+    def fail(self, error: BaseException) -> bool:
+        self.told.append(error)
+        return True
 
 
 class Shop:
@@ -243,8 +248,8 @@ async def test_each_piece_runs_in_a_copy_of_its_own_context() -> None:
 
 async def test_an_error_is_reported_and_the_work_stays_first_in_its_lane() -> None:
     """The event loop's exception handler hears of it; it is done again before the next piece of its subject."""
-    told: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda loop, details: told.append(details))
+    reports: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, details: reports.append(details))
     shop = Shop()
     errors = [LookupError("broken")]
 
@@ -254,28 +259,56 @@ async def test_an_error_is_reported_and_the_work_stays_first_in_its_lane() -> No
 
     shop.submit("a", 1, fail_once)
     await shop.idle()
-    assert [str(details["exception"]) for details in told] == ["broken"]
+    assert [str(details["exception"]) for details in reports] == ["broken"]
     assert shop.done == []
     shop.submit("a", 2)
     assert shop.done == [("a", 1), ("a", 2)]
 
 
-async def test_an_interrupt_goes_up_and_leaves_everything_in_order() -> None:
-    """KeyboardInterrupt reaches whoever submits; other subjects go on, and the work is first when taken up again."""
-    shop, errors = Shop(limit=1), [KeyboardInterrupt()]
+async def test_an_interrupt_goes_to_who_waits_and_leaves_everything_in_order() -> None:
+    """KeyboardInterrupt is for whoever waits for the work; other subjects go on, and the work is first next time."""
+    shop, interrupts = Shop(limit=1), [KeyboardInterrupt()]
 
     async def interrupted_once() -> None:
-        shop.submit("b", 1, yields(1))  # is ready, and has to wait for the limit
-        if errors:
-            raise errors.pop()
+        shop.submit("b", 1)  # is ready, and has to wait for the limit
+        await asyncio.sleep(0)
+        if interrupts:
+            raise interrupts.pop()
 
-    with pytest.raises(KeyboardInterrupt):
-        shop.submit("a", 1, interrupted_once)
-    await shop.idle()
+    job = Job("a", 1, interrupted_once)
+    shop.dispatcher.submit("a", job)
+    async with asyncio.timeout(5):
+        while not shop.done:
+            await asyncio.sleep(0)
+    assert [type(error) for error in job.told] == [KeyboardInterrupt]
     assert shop.done == [("b", 1)]
     shop.submit("a", 2)
     await shop.idle()
     assert [number for name, number in shop.done if name == "a"] == [1, 2]
+
+
+@pytest.mark.parametrize("suspends", [False, True])
+def test_an_interrupt_that_nobody_waits_for_leaves_the_event_loop(suspends: bool) -> None:
+    """The program ends with it, as if it had been raised in any task; what has started the work is not hurt."""
+    said = []
+
+    class Alone(Job):
+        def fail(self, error: BaseException) -> bool:
+            return False
+
+    async def interrupted() -> None:
+        if suspends:
+            await asyncio.sleep(0)
+        raise KeyboardInterrupt
+
+    async def main() -> None:
+        Shop().dispatcher.submit("a", Alone("a", 1, interrupted))
+        said.append("submitted")
+        await asyncio.sleep(3600)
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(main())
+    assert said == ["submitted"]
 
 
 async def test_idle_waits_for_what_is_about_to_be_submitted() -> None:

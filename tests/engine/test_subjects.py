@@ -134,6 +134,18 @@ def test_set_with_a_function_gives_it_the_current_value() -> None:
     assert other.set("alarms", lambda n: (n or 0) + 1) == (1, None)
 
 
+def test_extra_must_be_json() -> None:
+    """It is in the event of the change; and what the writer does to it later does not reach there."""
+    subject = device()
+    with pytest.raises(PropertyTypeError, match=r"extra of level\.by: object is not a JSON value"):
+        subject.set("level", 1, extra={"by": object()})
+    assert "level" not in subject
+    extra: dict[str, list[str]] = {"by": ["ops"]}
+    subject.set("level", 1, extra=extra)
+    extra["by"].append("me")
+    assert subject._state.changes[0].extra == {"by": ["ops"]}
+
+
 def test_muted_and_extra_go_with_the_change() -> None:
     """For whoever turns changes into events."""
     subject = ticket()

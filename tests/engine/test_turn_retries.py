@@ -174,6 +174,21 @@ def test_an_event_whose_subject_cannot_be_loaded_fails_as_a_whole(rules: RuleSet
     assert (retry.rule, retry.attempt, outcome.retry_at) == ("", 2, retry.due)
 
 
+def test_middleware_around_the_event_sees_a_subject_that_cannot_be_loaded(rules: RuleSet) -> None:
+    """So that it is logged and traced like any other failure; but it cannot make a success of it."""
+    seen: list[str] = []
+
+    async def around(ctx: Any, next: Any) -> None:
+        try:
+            await next()
+        except ValueError as error:
+            seen.append(str(error))
+
+    turn = run(begin(rules, refused=ValueError("version 9"), around=around))
+    assert seen == ["version 9"]
+    assert repr(turn.outcome().error) == "ValueError('version 9')"
+
+
 def test_an_event_that_is_run_again_as_a_whole_runs_all_rules_from_their_first_attempt(rules: RuleSet) -> None:
     """They have not failed: nothing is taken off their own attempts."""
     seen: list[int] = []
