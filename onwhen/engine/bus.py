@@ -23,14 +23,14 @@ from onwhen.engine.handlers import Handlers, handlers_of
 from onwhen.engine.limits import Limits
 from onwhen.engine.outcomes import Outcome, Receipt
 from onwhen.engine.partitions import partition_of
-from onwhen.engine.pipeline import OPEN_TURNS, Pipeline
+from onwhen.engine.pipeline import Pipeline
 from onwhen.engine.rulebook import Rulebook
 from onwhen.engine.rules import RuleSet
 from onwhen.engine.sessions import StoreSession
 from onwhen.engine.state import Snapshot
 from onwhen.engine.store import Answer, Commit, CommitResult, DeadLetter, Retry, Store
 from onwhen.engine.subjects import Subject
-from onwhen.engine.turns import Turn
+from onwhen.engine.turns import OPEN_TURNS, Turn
 from onwhen.engine.work import Cascade
 from onwhen.errors import BusClosed, BusInUse, SubjectStateError, UnknownDeadLetter
 

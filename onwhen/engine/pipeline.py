@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from contextvars import Context, ContextVar, copy_context
+from contextvars import Context, copy_context
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -31,10 +31,7 @@ from onwhen.errors import MigrationError, StoreConflict, StoreError
 if TYPE_CHECKING:
     from onwhen.engine.bus import EventBus
 
-__all__ = ["OPEN_TURNS", "Pipeline"]
-
-OPEN_TURNS: ContextVar[tuple[Turn, ...]] = ContextVar("onwhen_open_turns", default=())
-"""The turns that the running code is part of, outermost first; more than one where rules emit through another bus."""
+__all__ = ["Pipeline"]
 
 _MAX_CONFLICTS: Final = 100  # each one means that somebody else has committed, so this is somebody who never stops
 
@@ -256,8 +253,6 @@ class Pipeline:
             refused=refused,
             now=work.now,
         )
-        around = work.context.get(OPEN_TURNS, ())
-        OPEN_TURNS.set((*(outer for outer in around if not outer.is_over), turn) if around else (turn,))
         await turn.run()
         if work.position is None and not turn.left_anything():
             result, is_first_answer = _NOTHING_TO_STORE, True

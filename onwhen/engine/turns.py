@@ -34,10 +34,10 @@ from onwhen.engine.store import Commit, DeadLetter, Position, Retry, SubjectWrit
 from onwhen.engine.subjects import Subject
 from onwhen.errors import CascadeLimit, RuleTimeout, UnknownRule
 
-__all__ = ["CURRENT", "Turn"]
+__all__ = ["OPEN_TURNS", "Turn"]
 
-CURRENT: ContextVar[Turn | None] = ContextVar("onwhen_turn", default=None)
-"""The turn that the running code is part of, however deep."""
+OPEN_TURNS: ContextVar[tuple[Turn, ...]] = ContextVar("onwhen_open_turns", default=())
+"""The turns that the running code is part of, outermost first; more than one where rules emit through another bus."""
 
 _FATAL: Final = (KeyboardInterrupt, SystemExit, GeneratorExit)  # never a rule's failure: they end the program
 _ONCE: Final = RetryPolicy()
@@ -109,13 +109,13 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
 
     async def run(self) -> None:
         """Run the rules; what they did is kept in the turn until it is committed."""
-        CURRENT.set(self)
+        around = OPEN_TURNS.get()
+        OPEN_TURNS.set((*(outer for outer in around if not outer.is_over), self) if around else (self,))
         beginning = len(self.state.log)
         try:
             first = Occurrence.of_event(self.event, self._subject)
-            around = self.rulebook.around("event")
-            if around:
-                await self._run_inside(around, first)
+            if middleware := self.rulebook.around("event"):
+                await self._run_inside(middleware, first)
             else:
                 await self._handle(first, None)
         except BaseException as error:

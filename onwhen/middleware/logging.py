@@ -17,7 +17,7 @@ from onwhen.engine.chain import Next
 from onwhen.engine.context import Context
 from onwhen.engine.events import Event
 from onwhen.engine.outcomes import Outcome, RuleRun, failure_of
-from onwhen.engine.turns import CURRENT, Turn
+from onwhen.engine.turns import OPEN_TURNS, Turn
 
 __all__ = ["LoggingMiddleware"]
 
@@ -227,9 +227,7 @@ class LoggingMiddleware:
 
 
 def _turn() -> Turn:
-    turn = CURRENT.get()
-    assert turn is not None  # a chain is only ever entered by a turn
-    return turn
+    return OPEN_TURNS.get()[-1]  # a chain is only ever entered by a turn
 
 
 def _judged(error: BaseException, handled: bool = False) -> tuple[int, str]:

@@ -581,32 +581,33 @@ def test_works_in_debug_mode() -> None:
     assert "onwhen-turns" in said[0]
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
-def test_works_beside_eager_tasks() -> None:
-    """A program may have asyncio start all its tasks eagerly; a task group then cancels in the first step."""
-    said: list[Any] = []
+if sys.version_info >= (3, 12):  # which brought eager tasks
 
-    async def fail() -> None:
-        raise LookupError
+    def test_works_beside_eager_tasks() -> None:
+        """A program may have asyncio start all its tasks eagerly; a task group then cancels in the first step."""
+        said: list[Any] = []
 
-    async def work() -> None:
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(fail())
-                await asyncio.sleep(3600)
-        except* LookupError:
-            said.append("failed")
-        await asyncio.sleep(0)
-        said.append("went on")
+        async def fail() -> None:
+            raise LookupError
 
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        loop.set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009
-        starter = EagerStarter(loop)
-        starter.start(work(), copy_context())
-        starter.start(work(), copy_context())
-        while said.count("went on") < 2:
+        async def work() -> None:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(fail())
+                    await asyncio.sleep(3600)
+            except* LookupError:
+                said.append("failed")
             await asyncio.sleep(0)
+            said.append("went on")
 
-    asyncio.run(main())
-    assert said.count("failed") == 2
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            loop.set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009
+            starter = EagerStarter(loop)
+            starter.start(work(), copy_context())
+            starter.start(work(), copy_context())
+            while said.count("went on") < 2:
+                await asyncio.sleep(0)
+
+        asyncio.run(main())
+        assert said.count("failed") == 2
