@@ -221,6 +221,11 @@ class Bag:
             if new is not old:
                 yield name, new, old
 
+    @property
+    def is_touched(self) -> bool:
+        """Whether anything was written, deleted or handed out that can be changed."""
+        return bool(self._own or self.texts)
+
     def forget(self) -> None:
         """Let go of all values that were handed out and can be changed, and with them of changes in place."""
         for name in self.texts:

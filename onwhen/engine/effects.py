@@ -6,7 +6,7 @@ order they run, or what a failure leads to.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,22 @@ class Refused(msgspec.Struct, frozen=True):
     """In a log: a message that is not sent, because its chain is too long."""
 
     event: Event
+
+
+class Left(msgspec.Struct, frozen=True):
+    """What a turn leaves beside the state of its subject.
+
+    Attributes:
+        messages: what is to be sent, in order.
+        flushed: the subject was deleted, and with it all timers that it had before.
+        timers: what is to be set.
+        cancelled: keys of the timers to cancel.
+    """
+
+    messages: Sequence[Event]
+    flushed: bool
+    timers: Sequence[Timer] = ()
+    cancelled: Sequence[str] = ()
 
 
 class Effects(msgspec.Struct, eq=False):
@@ -114,14 +130,23 @@ class Effects(msgspec.Struct, eq=False):
                 f"through the bus"
             )
 
-    def latest_timers(self) -> list[Timer | str]:
-        """Return the last word on each timer: set, or cancelled by its key; deleting the subject cancels them all."""
-        latest: dict[str, Timer | str] = {}
+    def left(self) -> Left:
+        """Return what is left to be sent and set: of each timer the last word; deleting the subject cancels them."""
+        messages: list[Event] = []
+        timers: dict[str, Timer | str] = {}
+        flushed = False
         for entry in self.state.log:
-            if type(entry) is Timer:
-                latest[entry.key] = entry
-            elif type(entry) is str:
-                latest[entry] = entry
-            elif type(entry) is Change and entry.kind == "flushed":
-                latest.clear()
-        return list(latest.values())
+            kind = type(entry)
+            if kind is Event:
+                messages.append(entry)
+            elif kind is Timer:
+                timers[entry.key] = entry
+            elif kind is str:
+                timers[entry] = entry
+            elif kind is Change and entry.kind == "flushed":
+                timers.clear()
+                flushed = True
+        if not timers:
+            return Left(messages, flushed)
+        to_set = [timer for timer in timers.values() if isinstance(timer, Timer)]
+        return Left(messages, flushed, to_set, [key for key in timers.values() if isinstance(key, str)])

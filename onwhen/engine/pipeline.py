@@ -261,7 +261,10 @@ class Pipeline:
             commit, write = turn.commit(self._partition_of(name), token=None, handled=work.position)
             if self._is_volatile and commit.messages:
                 await self._log_ahead((event.subject for event in commit.messages), own=work)
-            result, is_first_answer = await commit_surely(self._store, commit, self._goes_on)
+            if self._is_volatile:
+                result, is_first_answer = await self._store.commit(commit), True
+            else:
+                result, is_first_answer = await commit_surely(self._store, commit, self._goes_on)
         if result.answer is Answer.CONFLICT:
             return False
         work.unlogged = False

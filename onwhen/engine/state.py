@@ -151,7 +151,7 @@ class State:
     @property
     def flushed(self) -> bool:
         """Whether the subject was deleted since it was loaded; it may have been written again after that."""
-        return any(type(entry) is Change and entry.kind == "flushed" for entry in self.log)
+        return "flushed" in [entry.kind for entry in self.log if type(entry) is Change]
 
     def ensure_writable(self) -> None:
         """Do nothing; a state that can only be read raises `SubjectStateError`."""
@@ -188,13 +188,12 @@ class State:
     def write(self) -> SubjectWrite | None:
         """Return what a commit has to write, or None if nothing differs from what is stored."""
         to_set, to_delete = self.properties.differences()
-        set_ext, delete_ext = self.ext.differences()
+        set_ext, delete_ext = self.ext.differences() if self.ext.is_touched else ({}, [])
         if self.flushed and not self.properties.written() and not self.ext.written():
             return SubjectWrite(remove=True) if self.version is not None else None
         if not (to_set or to_delete or set_ext or delete_ext):
             return None
-        made = self.properties.made_defaults()
-        if made:
+        if made := self.properties.made_defaults():
             to_set, to_delete = to_set | made, [name for name in to_delete if name not in made]
         return SubjectWrite(
             set=to_set,
@@ -213,7 +212,8 @@ class State:
         else:
             write = write or _UNCHANGED
             self.properties.committed(write.set, write.delete)
-            self.ext.committed(write.set_ext, write.delete_ext)
+            if self.ext.is_touched:
+                self.ext.committed(write.set_ext, write.delete_ext)
         self.log.clear()
         self.operations = None
 

@@ -197,8 +197,8 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
         self.running = ctx
         mark = state.mark()
         try:
-            seconds = rule.timeout or self.limits.rule_timeout
             attempted = self._attempt(match, ctx, run)
+            seconds = rule.timeout or self.limits.rule_timeout
             await (attempted if seconds is None else _timed(attempted, rule.id, seconds))
             if ctx._error is not None and _ends_the_turn(ctx._error):
                 raise ctx._error  # no middleware can swallow the end of the program
@@ -373,7 +373,7 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
                 handled=handled,
                 retried=retried,
             ), None
-        write, timers, flushed = state.write(), self._effects.latest_timers(), state.flushed
+        write, left = state.write(), self._effects.left()
         commit = Commit(
             partition=partition,
             subject=state.name,
@@ -382,10 +382,10 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
             handled=handled,
             retried=retried,
             write=write,
-            messages=[entry for entry in log if type(entry) is Event],
-            timers=[timer for timer in timers if isinstance(timer, Timer)] if timers else (),
-            cancelled=[key for key in timers if isinstance(key, str)] if timers else (),
-            cancel_all=flushed,
+            messages=left.messages,
+            timers=left.timers,
+            cancelled=left.cancelled,
+            cancel_all=left.flushed,
             retries=self._retries,
             dead=self._dead,
         )
