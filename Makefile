@@ -7,6 +7,12 @@ BIN := .venv/bin
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+ifeq ($(origin PYTHON),command line) # asked for another Python than the one in .venv: that is made anew
+ifneq ($(shell $(BIN)/python -V 2>&1),$(shell $(PYTHON) -V 2>&1))
+.PHONY: .venv/.installed
+endif
+endif
+
 setup: .venv/.installed ## Make .venv with all that is needed (another Python: make setup PYTHON=python3.13)
 
 demo: setup ## Replay four years of a help desk through its rules
@@ -37,6 +43,7 @@ clean: ## Remove .venv and all that was made
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.installed: pyproject.toml constraints.txt
+	@[ "$$($(BIN)/python -V 2>/dev/null)" = "$$($(PYTHON) -V)" ] || rm -rf .venv
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
 	"onwhen needs Python 3.11 or newer; $(PYTHON) is %d.%d. Name another: make setup PYTHON=python3.13" % v[:2])'
 	@echo "Installing into .venv (a minute, the first time)"

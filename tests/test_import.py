@@ -1,6 +1,7 @@
 """Importing onwhen: light, complete, and with nothing happening on the way."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,10 +26,15 @@ HEAVY = {
 
 
 def loaded_after(code: str) -> set[str]:
-    """Run code in a process of its own and return the top-level modules that are loaded then."""
+    """Run code in a process of its own and return the top-level modules that are loaded then.
+
+    Coverage is not measured in there, because that loads modules of its own.
+    """
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     done = subprocess.run(
         [sys.executable, "-c", f"{code}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"],
         cwd=Path(onwhen.__file__).parents[1],
+        env=plain,
         capture_output=True,
         text=True,
         timeout=60,

@@ -44,8 +44,11 @@ class History:
 
 def main() -> int:
     console = Console()
-    history = asyncio.run(relive(console))
-    show(history, console)
+    try:
+        history = asyncio.run(relive(console))
+        show(history, console)
+    except KeyboardInterrupt:
+        return 130  # as a shell has it
     return 0 if history.report.ok else 1
 
 

@@ -8,6 +8,7 @@ import asyncio
 import gzip
 import io
 import json
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -16,7 +17,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from examples.helpdesk import __main__ as demo
 from examples.helpdesk.__main__ import LOG, History, relive, show
+from onwhen import EventBus
+from onwhen.cli.replay import ReplayReport
 
 STATUS_AFTER = {
     "ticket.take_in_charge_ticket": "open",
@@ -119,3 +123,18 @@ def test_the_demo_fits_its_screen(history: History, width: int) -> None:
     for title in ("Where the tickets stand", "Busiest customers", "Handed over most often", "Slowest tickets"):
         assert title in text
     assert "3323     58.7   25 Oct 2013   23 Dec 2013            1   Value 24" in text
+
+
+def test_ctrl_c_ends_the_demo_without_a_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the exit code that a shell has for it."""
+    replay = demo.watched_replay
+
+    async def interrupted(bus: EventBus, console: Console) -> ReplayReport:
+        signal.raise_signal(signal.SIGINT)
+        return await replay(bus, console)
+
+    monkeypatch.setattr(demo, "watched_replay", interrupted)
+    assert demo.main() == 130
+    assert capsys.readouterr() == ("", "")

@@ -83,10 +83,22 @@ def _import(path: str) -> ModuleType:
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if missing != path and not path.startswith(f"{missing}."):
-            raise AppNotFound(f"importing {path} failed: {error}") from error
+            raise AppNotFound(f"importing {path} failed: {error}") from _from_the_module(error)
         raise AppNotFound(f"there is no module {missing!r} in {here} or on the Python path; {_advice(path)}") from None
-    except Exception as error:
-        raise AppNotFound(f"importing {path} failed: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise AppNotFound(f"importing {path} failed: {type(error).__name__}: {error}") from _from_the_module(error)
+
+
+def _from_the_module(error: BaseException) -> BaseException:
+    """Return an error with the traceback that its author needs: without us, and without the import system."""
+    traceback = error.__traceback__
+    while traceback is not None and _is_importing(traceback.tb_frame.f_globals.get("__name__", "")):
+        traceback = traceback.tb_next
+    return error.with_traceback(traceback)
+
+
+def _is_importing(module: str) -> bool:
+    return module == __name__ or module.partition(".")[0] in ("importlib", "_frozen_importlib")
 
 
 def _attribute(module: ModuleType, attribute: str) -> Any:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 from rich.console import Console
 
@@ -27,7 +28,8 @@ from onwhen.engine.clock import VirtualClock
 
 __all__ = ["run_replay"]
 
-_INTERRUPTED = 130
+_INTERRUPTED: Final = 130
+_TOLD: Final = 20  # rejects of a source that are shown (a count)
 
 
 def run_replay(options: ReplayOptions) -> int:
@@ -37,6 +39,7 @@ def run_replay(options: ReplayOptions) -> int:
         The exit code: 0, or 1 if there were dead letters or rejects, or 130 after an interrupt.
 
     Raises:
+        OSError: some output could not be written; the summary was shown, if that could be.
         UsageError: a file cannot be used as asked; nothing was done.
         AppNotFound: APP names nothing that holds rules.
     """
@@ -45,22 +48,25 @@ def run_replay(options: ReplayOptions) -> int:
     screen = Console(stderr=True)
     with redirect_stdout(sys.stderr) if options.writes_to_stdout else nullcontext():  # for what rules print
         bus = make_bus(find_app(options.app), _clock(options))
-        report, code = ReplayReport(), 0
+        report, interrupted, unwritten = ReplayReport(), False, None
         try:
             asyncio.run(_run(options, bus, sources, screen, report))
-            code = 0 if report.ok else 1
         except KeyboardInterrupt:
-            code = _INTERRUPTED
+            interrupted = True
+        except BrokenPipeError:
+            raise
         except OSError as error:
-            if isinstance(error, BrokenPipeError):
-                raise
-            screen.print(f"onwhen: cannot write {error.filename or 'output'}: {error.strerror}", markup=False)
-            code = 1
+            unwritten = error
     shown = screen if options.writes_to_stdout else Console()
     shown.print(summary(report))
-    if code == _INTERRUPTED:
-        shown.print("Interrupted; these are the figures so far." + (" No dump was written." if options.dump else ""))
-    return code
+    notes = ["Interrupted; these are the figures so far."] if interrupted else []
+    if options.dump is not None and (interrupted or unwritten is not None or not report.complete):
+        notes.append("No dump was written.")
+    if notes:
+        shown.print(*notes)
+    if unwritten is not None:
+        raise unwritten
+    return _INTERRUPTED if interrupted else 0 if report.ok else 1
 
 
 def _clock(options: ReplayOptions) -> VirtualClock | None:
@@ -88,7 +94,7 @@ async def _run(
                 progress=progress,
                 report=report,
             )
-    if options.dump is not None:
+    if options.dump is not None and report.complete:
         with _output(options.dump, whole_file) as out:
             await dump_subjects(bus, out)
     await bus.close()
@@ -96,23 +102,33 @@ async def _run(
 
 @contextmanager
 def _rejects(options: ReplayOptions, screen: Console) -> Iterator[Callable[[Reject], None]]:
-    """Open what rejects go to, and tell of each on the screen as well."""
+    """Open what rejects go to, and tell of the first ones of each source on the screen as well."""
+    found: Counter[str] = Counter()
+
+    def say(text: str) -> None:
+        screen.print(clean(text), markup=False, highlight=False, soft_wrap=True)
 
     def tell(reject: Reject) -> None:
-        told = clean(f"{reject.file}:{reject.line}: {reject.reason}")
-        screen.print(told, markup=False, highlight=False, soft_wrap=True)
+        found[reject.file] += 1
+        if found[reject.file] <= _TOLD:
+            say(f"{reject.file}:{reject.line}: {reject.reason}")
 
-    if options.rejects is None:
-        yield tell
-        return
-    with _output(options.rejects, lambda path: path.open("wb")) as out:
+    try:
+        if options.rejects is None:
+            yield tell
+        else:
+            with _output(options.rejects, lambda path: path.open("wb")) as out:
 
-        def keep(reject: Reject) -> None:
-            tell(reject)
-            text = json.dumps(reject.to_dict(), ensure_ascii=False)
-            out.write(text.encode(errors="backslashreplace") + b"\n")
+                def keep(reject: Reject) -> None:
+                    tell(reject)
+                    text = json.dumps(reject.to_dict(), ensure_ascii=False)
+                    out.write(text.encode(errors="backslashreplace") + b"\n")
 
-        yield keep
+                yield keep
+    finally:
+        for name, count in found.items():
+            if count > _TOLD:
+                say(f"{name}: … and {count - _TOLD:,} more; --rejects {options.rejects or 'FILE'} keeps them all")
 
 
 @contextmanager

@@ -73,7 +73,7 @@ class ReplayReport:
 
     Attributes:
         lines: lines read, blank ones left out (a count).
-        bytes: how much was read (bytes; compressed, where the source is).
+        bytes: how much of the sources was taken (bytes; compressed, where the source is).
         events: events that were accepted (a count).
         duplicates: events whose source and id were accepted before, so that nothing was done (a count).
         rejects: lines that could not be used (a count).
@@ -92,6 +92,7 @@ class ReplayReport:
         subjects: subjects in the store at the end (a count).
         seconds: how long it took (seconds).
         stopped: why the replay ended before all was read; "" if it did not.
+        broken: which sources could not be read to their end, and why.
         endless: why not all timers could be drained; "" if they could.
     """
 
@@ -115,12 +116,18 @@ class ReplayReport:
     subjects: int = 0
     seconds: float = 0.0
     stopped: str = ""
+    broken: list[str] = field(default_factory=list)
     endless: str = ""
 
     @property
     def ok(self) -> bool:
         """Whether all went through: no dead letters, no rejects."""
         return not (self.dead_letters or self.rejects)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all sources were read to their end."""
+        return not (self.stopped or self.broken)
 
     @property
     def rate(self) -> float:

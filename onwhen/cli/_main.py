@@ -5,10 +5,11 @@ Belongs here: names, help texts and exit codes. Whatever is slow to import is im
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -16,7 +17,9 @@ from onwhen.errors import AppNotFound, OnwhenError
 
 __all__ = ["run"]
 
-_USAGE, _BROKEN_PIPE, _INTERRUPTED = 2, 1, 130
+_UNWRITTEN, _USAGE, _INTERRUPTED = 1, 2, 130
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def _version() -> str:
@@ -37,7 +40,25 @@ _File = Annotated[str | None, Parameter(metavar="FILE", allow_leading_hyphen=Tru
 _Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 
 
+def _flowing(command: Command) -> Command:
+    """Put each paragraph of a docstring on one line: cyclopts keeps line ends, and wraps between them again."""
+    lines: list[str] = []
+    for line in inspect.cleandoc(command.__doc__ or "").splitlines():
+        last = lines[-1] if lines else ""
+        if line and last and _indent(line) == _indent(last) and "---" not in (line[:3], last[:3]):
+            lines[-1] = f"{last} {line.lstrip()}"
+        else:
+            lines.append(line)
+    command.__doc__ = "\n".join(lines)
+    return command
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
 @app.command(usage="Usage: onwhen replay [OPTIONS] APP [FILE...]\n")
+@_flowing
 def replay(
     app: Annotated[str, Parameter(name="APP")],
     /,
@@ -121,9 +142,11 @@ def run(arguments: Sequence[str]) -> int:
         return _refuse(str(error))
     except OnwhenError as error:
         return _refuse(str(error))
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would complain when it flushes at exit
-        return _BROKEN_PIPE
+        if not isinstance(error, BrokenPipeError):  # which says that whoever read our output has seen enough
+            print(f"onwhen: cannot write {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        return _UNWRITTEN
     except KeyboardInterrupt:
         return _INTERRUPTED
     return result if isinstance(result, int) else 0

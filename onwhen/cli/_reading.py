@@ -118,7 +118,7 @@ async def read_lines(
     Args:
         source: what to read. Gzip is told by its first bytes, not by a name.
         max_bytes: how long a line may be (bytes). A longer one is passed over; only its start is kept.
-        consumed: called with how much was read (bytes, compressed if the source is).
+        consumed: called after each batch with what it took up (bytes, compressed if the source is).
 
     A source that cannot be read (further) ends with a line that says so in its `problem`.
     """
@@ -129,9 +129,9 @@ async def read_lines(
             chunk = await reader.read()
             unpack: _Plain | _Gunzip = _Gunzip() if _is_gzip(chunk) else _Plain()
             while chunk:
-                consumed(len(chunk))
-                for piece in unpack.feed(chunk):
+                for piece, size in unpack.feed(chunk):
                     yield list(splitter.feed(piece))
+                    consumed(size)
                     await asyncio.sleep(0)  # rules that never suspend must not keep a Ctrl-C from being heard
                 chunk = await reader.read()
             unpack.end()
@@ -187,36 +187,40 @@ def _settle(ready: asyncio.Future[None]) -> None:
 
 
 class _Plain:
-    """Passes on what comes."""
+    """Passes on what comes, with its size."""
 
-    def feed(self, chunk: bytes) -> Iterator[bytes]:
-        yield chunk
+    def feed(self, chunk: bytes) -> Iterator[tuple[bytes, int]]:
+        yield chunk, len(chunk)
 
     def end(self) -> None:
         """Nothing can be missing."""
 
 
 class _Gunzip:
-    """Unpacks gzip data of any number of members, a bounded piece at a time however well it was packed."""
+    """Unpacks gzip data of any number of members, a bounded piece at a time however well it was packed.
+
+    With each piece comes how much it took up when packed (bytes).
+    """
 
     def __init__(self) -> None:
         self._member: Any = None
         self._any = False
 
-    def feed(self, chunk: bytes) -> Iterator[bytes]:
+    def feed(self, chunk: bytes) -> Iterator[tuple[bytes, int]]:
         full = False
         while chunk or full:
+            size = len(chunk)
             if self._member is None:
                 chunk = chunk.lstrip(b"\0") if self._any else chunk  # padding, as tapes have it
                 if not chunk:
+                    yield b"", size
                     return
                 self._member, self._any = zlib.decompressobj(wbits=31), True
             piece = self._member.decompress(chunk, _CHUNK)
             chunk, full = self._member.unconsumed_tail, len(piece) == _CHUNK
             if self._member.eof:
                 chunk, full, self._member = self._member.unused_data, False, None
-            if piece:
-                yield piece
+            yield piece, size - len(chunk)
 
     def end(self) -> None:
         if self._member is not None:

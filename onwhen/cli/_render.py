@@ -171,11 +171,11 @@ def _totals(report: ReplayReport) -> Table:
 
 def _notes(report: ReplayReport) -> Iterator[str]:
     if report.late:
-        yield (
-            f"{report.late:,} events are older than one before them and were handled at the later time; "
-            f"sort the input by time if that matters."
-        )
+        older = "1 event is" if report.late == 1 else f"{report.late:,} events are"
+        yield f"{older} older than one before and handled at that later time; sort the input by time if that matters."
     if report.endless:
         yield f"Draining was given up, because rules keep setting timers: {report.endless}."
+    for broken in report.broken:
+        yield f"{clean(broken)}."
     if report.stopped:
         yield f"Stopped: {clean(report.stopped)}."

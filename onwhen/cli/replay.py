@@ -178,6 +178,8 @@ class _Replay:
     def _reject(self, source: Source, line: Line, reason: str) -> None:
         self._report.rejects += 1
         reject = Reject.of(source, line, reason)
+        if line.problem:
+            self._report.broken.append(f"{reject.file}:{reject.line}: {reason}")
         if self._strict:
             self._report.stopped = f"{reject.file}:{reject.line} was rejected"
         self._on_reject(reject)

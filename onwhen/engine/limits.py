@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from onwhen.engine.retries import RetryPolicy
+from onwhen.errors import SettingError
 
 __all__ = ["Limits"]
 
@@ -26,7 +27,7 @@ class Limits:
         retry: for rules that name no policy of their own.
 
     Raises:
-        ValueError: a limit is below 1, or not positive.
+        SettingError: a limit is not what it must be.
     """
 
     max_reactions: int = 256
@@ -39,7 +40,13 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in ("max_reactions", "max_depth", "max_event_bytes", "max_concurrent_turns", "hot_subjects"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be at least 1")
-        if self.rule_timeout is not None and not self.rule_timeout > 0:
-            raise ValueError(f"rule_timeout={self.rule_timeout!r} must be more than 0 seconds, or None")
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise SettingError(f"{name}={value!r} must be an int of at least 1", settings=(name,))
+        timeout = self.rule_timeout
+        if timeout is not None and not (type(timeout) in (int, float) and timeout > 0):
+            raise SettingError(
+                f"rule_timeout={timeout!r} must be a number of seconds, more than 0, or None", settings=("rule_timeout",)
+            )
+        if not isinstance(self.retry, RetryPolicy):
+            raise SettingError(f"retry={self.retry!r} must be a RetryPolicy", settings=("retry",))

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["harness"]
 
 _MARKER: Final = "onwhen(*rule_sets, bus=None, start=None, limits=None): what the `harness` fixture is made with"
+_ASYNC: Final = (
+    "this test is async, and no plugin runs it: with pytest-asyncio, "
+    'set asyncio_mode = "auto" in the configuration of pytest, or mark the test with @pytest.mark.asyncio'
+)
 _HARNESS: Final = pytest.StashKey["Harness"]()
 
 
@@ -49,9 +53,15 @@ def harness(request: pytest.FixtureRequest) -> Harness:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Fail a test that passed, but left dead letters that it never asked about."""
-    result = yield
-    made = item.stash.get(_HARNESS, None)
+    """Fail a test that passed, but left dead letters that it never asked about; say what an async test lacks."""
+    try:
+        result = yield
+    except pytest.fail.Exception as refusal:  # by pytest itself, which runs no async tests
+        if _HARNESS not in item.stash or not str(refusal).startswith("async def function"):
+            raise
+        del item.stash[_HARNESS]  # there is no story to tell
+        raise pytest.fail.Exception(_ASYNC, pytrace=False) from None
+    made = item.stash.get(_HARNESS, None)  # only now: a test may have asked for the fixture by name
     if made is not None and (letters := made.unasked()):
         lines = [
             f"  {letter.rule or 'the event'}: {letter.failure.type}: {letter.failure.message}" for letter in letters

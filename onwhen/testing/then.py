@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from onwhen.engine.events import Event
 from onwhen.engine.rules import ANY
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["Failed", "Found", "Then"]
 
 T = TypeVar("T")
+
+_NUMBERS: Final = frozenset({bool, int, float})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +102,8 @@ class Then:
 
         Args:
             subject: its name; one that is not stored has its defaults.
-            **expected: property -> the value it must have, a predicate that must hold for it, or `ANY`.
+            **expected: property -> the value it must have, a predicate that must hold for it, or `ANY`. As for the
+                engine, `1`, `1.0` and `True` are different values.
 
         Raises:
             AssertionError: a property differs; the message names all that do, and tells what happened.
@@ -111,7 +114,7 @@ class Then:
         wrong = []
         for name, wanted in expected.items():
             value = found.get(name)
-            if wanted is not ANY and not (wanted(value) if callable(wanted) else wanted == value):
+            if wanted is not ANY and not (wanted(value) if callable(wanted) else _equal(wanted, value)):
                 is_now = f"it is {value!r}" if found.has(name) else "it has no value"
                 wrong.append(f"  {name}: expected {_wanted(wanted)}, but {is_now}")
         if wrong:
@@ -138,7 +141,7 @@ class Then:
             for event in sent
             if fnmatchcase(event.type, event_type)
             and to in (None, event.subject)
-            and (data is ANY or event.data == data)
+            and (data is ANY or _equal(data, event.data))
         ]
         which = f" {event_type}" + (f" to {to}" if to else "") + ("" if data is ANY else f" with data {data!r}")
         return self._found(found, "message", which, "messages sent", map(describe_event, sent))
@@ -192,6 +195,21 @@ class Then:
     def _complain(self, problem: str) -> None:
         __tracebackhide__ = True
         raise AssertionError(f"{problem}\n\n{self._harness.story()}")
+
+
+def _equal(wanted: Any, value: Any) -> bool:
+    return bool(wanted == value) and _alike(wanted, value)
+
+
+def _alike(wanted: Any, value: Any) -> bool:
+    """Tell whether two values that are equal would be so for the engine, too: 1, 1.0 and True are not."""
+    if type(wanted) in _NUMBERS and type(value) in _NUMBERS:
+        return type(wanted) is type(value)
+    if isinstance(wanted, dict) and isinstance(value, dict):
+        return all(_alike(item, value[key]) for key, item in wanted.items())
+    if isinstance(wanted, list | tuple) and isinstance(value, list | tuple):
+        return all(map(_alike, wanted, value))
+    return True
 
 
 def _wanted(wanted: Any) -> str:

@@ -169,7 +169,11 @@ def test_a_missing_module_is_refused(module: Callable[[str], str], tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("body", "told"),
-    [("1 / 0", "ZeroDivisionError: division by zero"), ("import nowhere", "No module named 'nowhere'")],
+    [
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("import nowhere", "No module named 'nowhere'"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+    ],
 )
 def test_a_module_that_raises_is_told_with_its_error(module: Callable[[str], str], body: str, told: str) -> None:
     """The error is the cause, so that its traceback can be shown."""

@@ -198,6 +198,41 @@ def test_strict_stops_at_the_first_bad_line(shop: Path, cli: Cli, line: Line) ->
     assert rows(ended.out)["rejects"] == "1"
 
 
+@pytest.mark.parametrize("broken", ["strict", "cut off", "corrupt"])
+def test_no_dump_is_written_of_a_part_of_the_input(shop: Path, cli: Cli, line: Line, broken: str) -> None:
+    """It would look like the state after all of it; what was there before stays, and so it says."""
+    data = {"strict": line() + b"{\n" + line(), "cut off": gzip.compress(line())[:-5]}
+    (shop / "in").write_bytes(data.get(broken, gzip.compress(line()) + b"junk"))
+    (shop / "state").write_text("old")
+    ended = cli("replay", "shop", "in", "--dump", "state", *(["--strict"] if broken == "strict" else []))
+    assert (ended.code, rows(ended.out)["events"]) == (1, "1")
+    assert ended.out.endswith("\nNo dump was written.\n")
+    assert (shop / "state").read_text() == "old"
+    assert "No dump" not in cli("replay", "shop", "in").out
+
+
+def test_lines_that_are_passed_over_do_not_end_the_dump(shop: Path, cli: Cli, line: Line) -> None:
+    """The input was read to its end."""
+    ended = cli("replay", "shop", "--dump", "-", stdin=line() + b"{\n")
+    assert (ended.code, len(ended.out.splitlines())) == (1, 1)
+    assert "No dump" not in ended.err
+
+
+@pytest.mark.parametrize("options", [(), ("--rejects", "r")])
+def test_the_first_20_rejects_of_a_file_are_told(shop: Path, cli: Cli, line: Line, options: tuple[str, ...]) -> None:
+    """The others are counted, and kept where that was asked for; why a file is broken is told in any case."""
+    (shop / "a.gz").write_bytes(gzip.compress(b"{\n" * 1500)[:-5])
+    (shop / "b").write_bytes(b"{\n" * 20)
+    ended = cli("replay", "shop", "a.gz", "b", *options)
+    told = ended.err.splitlines()
+    assert [row.split(": ")[0] for row in told[:40]] == [f"{name}:{n}" for name in ("a.gz", "b") for n in range(1, 21)]
+    assert told[40:] == [f"a.gz: … and 1,481 more; --rejects {'r' if options else 'FILE'} keeps them all"]
+    assert "a.gz:1501: cannot be read further: the gzip data is cut off." in ended.out
+    assert rows(ended.out)["rejects"] == "1,521"
+    if options:
+        assert len((shop / "r").read_text().splitlines()) == 1521
+
+
 def test_dead_letters_end_with_code_1_and_their_errors(shop: Path, cli: Cli, line: Line) -> None:
     """In the table, and harmless to a terminal."""
     ended = cli("replay", "shop", stdin=line("order.broken") + line("order.broken") + line())
@@ -224,6 +259,20 @@ def test_output_that_cannot_be_written_ends_with_code_1(shop: Path, cli: Cli, li
     assert ended.code == 1
     assert "onwhen: cannot write" in ended.err
     assert rows(ended.out)["events"] == "1"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("arguments", ["replay shop in", "replay shop in --dump -", "--help"])
+def test_standard_output_that_is_full_is_told(
+    shop: Path, environment: Mapping[str, str], line: Line, arguments: str
+) -> None:
+    """With code 1 and one sentence."""
+    (shop / "in").write_bytes(line())
+    command = f"exec {sys.executable} -m onwhen {arguments} > /dev/full"
+    ended = subprocess.run(["sh", "-c", command], capture_output=True, cwd=shop, env=environment, timeout=SECONDS)
+    assert ended.returncode == 1
+    assert ended.stderr.decode().endswith("onwhen: cannot write output: No space left on device\n")
+    assert b"Traceback" not in ended.stderr
 
 
 def test_standard_input_that_is_closed_is_told(shop: Path, environment: Mapping[str, str]) -> None:
@@ -287,19 +336,29 @@ def test_an_app_that_cannot_be_imported_shows_its_traceback(shop: Path, cli: Cli
     assert ended.err.endswith("onwhen: importing bad failed: ZeroDivisionError: division by zero\n")
 
 
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("x = 1\nraise SystemExit(3)\n", "SystemExit: 3"),
+        ("x = 1\nimport nowhere\n", "No module named 'nowhere'"),
+        ("x = 1\n1 +\n", "SyntaxError: invalid syntax (bad.py, line 2)"),
+    ],
+)
+def test_the_traceback_of_an_app_is_its_own(shop: Path, cli: Cli, body: str, told: str) -> None:
+    """A module that ends the program is told too; the steps of the import system are left out."""
+    (shop / "bad.py").write_text(body)
+    ended = cli("replay", "bad")
+    assert (ended.code, ended.out) == (2, "")
+    assert 'bad.py", line 2' in ended.err
+    assert ended.err.count("  File ") == 1
+    assert ended.err.endswith(f"onwhen: importing bad failed: {told}\n")
+
+
 def test_a_setting_that_is_wrong_is_named(shop: Path, cli: Cli) -> None:
     """By its environment variable."""
     ended = cli("replay", "shop", ONWHEN_MAX_DEPTH="deep")
     assert ended.code == 2
     assert ended.err.startswith("onwhen: ONWHEN_MAX_DEPTH='deep': ")
-
-
-def test_the_missing_extra_is_named(shop: Path, cli: Cli, environment: Mapping[str, str]) -> None:
-    """With what to install."""
-    (shop / "cyclopts.py").write_text("raise ModuleNotFoundError('No module named cyclopts', name='cyclopts')")
-    ended = cli("--help", PYTHONPATH=f"{shop}{os.pathsep}{environment['PYTHONPATH']}")
-    assert (ended.code, ended.out) == (2, "")
-    assert "pip install 'onwhen[cli]'" in ended.err
 
 
 # -- interrupts and broken pipes
@@ -402,31 +461,6 @@ def test_a_terminal_shows_progress_and_a_pipe_does_not(shop: Path, environment: 
     assert process.returncode == 0
     assert b"events/s" in shown
     assert rows(out.decode())["events"] == "3,000"
-
-
-def test_help_and_version(cli: Cli) -> None:
-    """Both on standard output, with exit code 0."""
-    assert "replay" in cli("--help").out
-    told = cli("replay", "--help")
-    for option in ("APP", "FILE", "--time", "--drain", "--dump", "--rejects", "--strict"):
-        assert option in told.out
-    version = cli("--version")
-    assert (told.code, version.code) == (0, 0)
-    assert version.out.startswith("onwhen 0.")
-
-
-def test_help_imports_nothing_slow(environment: Mapping[str, str]) -> None:
-    """Settings, containers and drivers are for the commands that need them."""
-    code = (
-        "import sys\n"
-        "from onwhen.cli._main import run\n"
-        "assert run(['--help']) == 0\n"
-        "assert run(['replay', '--help']) == 0\n"
-        "slow = {'pydantic_settings', 'dependency_injector', 'redis', 'rich.progress', 'rich.markdown', 'uuid_utils'}\n"
-        "print(sorted(slow & set(sys.modules)), file=sys.stderr)\n"
-    )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=True)
-    assert ended.stderr.decode() == "[]\n"
 
 
 MEASURED = """

@@ -7,9 +7,11 @@ import gzip
 import io
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -106,6 +108,30 @@ async def test_a_bomb_is_unpacked_a_piece_at_a_time() -> None:
     (line,) = await read(Source.data(packed))
     assert line.size == 200_000_000
     assert len(line.raw) <= 64 * 1024
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+async def test_what_was_consumed_keeps_step_with_the_lines(pack: Callable[[bytes], bytes]) -> None:
+    """Gzip as well, though one chunk of it may hold all of the lines; at the end it is the size of the source."""
+    data = pack(b"".join(b"%060d\n" % number for number in range(40_000)))
+    consumed: list[int] = []
+    lines = 0
+    async for batch in read_lines(Source.data(data), 1000, consumed.append):
+        lines += len(batch)
+        assert sum(consumed) / len(data) <= lines / 40_000 + 0.001
+        assert lines / 40_000 - sum(consumed) / len(data) < 0.1
+    assert sum(consumed) == len(data)
+
+
+async def test_all_of_a_gzip_source_is_consumed() -> None:
+    """Members that hold nothing and padding count as well."""
+    data = gzip.compress(b"a\n") + gzip.compress(b"") + gzip.compress(b"b\n") + b"\0" * 10
+    consumed: list[int] = []
+    assert [line.raw async for batch in read_lines(Source.data(data), 9, consumed.append) for line in batch] == [
+        b"a",
+        b"b",
+    ]
+    assert sum(consumed) == len(data)
 
 
 async def test_a_file_that_cannot_be_opened_is_a_problem_of_its_first_line(tmp_path: Path) -> None:

@@ -74,8 +74,10 @@ def test_a_bus_without_a_fitting_rule_is_told() -> None:
 
 
 def test_notes_say_what_is_behind_a_figure() -> None:
-    """Late events, timers without end, an early stop."""
-    text = shown(ReplayReport(late=1200, endless="10,001 turns", stopped="a:1 was rejected"))
+    """Late events, timers without end, broken sources, an early stop."""
+    text = shown(ReplayReport(late=1200, endless="10,001 turns", stopped="a:1 was rejected", broken=["b:2: cut off"]))
     assert "1,200 events are older" in text
+    assert "b:2: cut off." in text
     assert "rules keep setting timers: 10,001 turns." in text
     assert "Stopped: a:1 was rejected." in text
+    assert "1 event is older" in shown(ReplayReport(late=1))

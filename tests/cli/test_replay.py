@@ -278,6 +278,8 @@ async def test_a_broken_source_is_a_reject_and_the_next_one_is_read(line: Line) 
     assert [(r.file, r.line, r.reason) for r in rejects] == [
         ("a.gz", 2, "cannot be read further: the gzip data is cut off")
     ]
+    assert report.broken == ["a.gz:2: cannot be read further: the gzip data is cut off"]
+    assert not report.complete
 
 
 async def test_an_event_that_came_before_is_counted_as_a_duplicate(
@@ -298,6 +300,7 @@ async def test_an_event_that_came_before_is_counted_as_a_duplicate(
     ("raw", "reason"),
     [
         (b"{", "not JSON"),
+        (b'{"a', "not JSON: Unterminated string starting at line 1, column 2"),
         (b"[1, 2]", "a JSON object is needed, not list"),
         (b"\xff\xfe{}", "not UTF-8 at byte 0"),
         (b'{"a": 1, "a": 2}', 'duplicate key "a"'),
@@ -477,7 +480,7 @@ async def test_progress_and_report_can_be_watched(bus_of: Callable[..., EventBus
 
     data = line() + line() + line()
     assert await replay(bus_of(), [Source.data(data)], report=mine, progress=watch) is mine
-    assert sorted(set(seen)) == [0, 1, 2, 3]
+    assert {1, 2, 3} <= set(seen)
 
 
 async def test_a_cancelled_replay_leaves_its_figures(bus_of: Callable[..., EventBus], line: Line) -> None:

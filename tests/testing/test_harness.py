@@ -272,6 +272,28 @@ def test_a_state_can_be_described_by_predicates(lit: Harness) -> None:
         lit.then.state("lamp:1", power=is_bright)
 
 
+@pytest.mark.parametrize(
+    ("is_now", "expected"),
+    [(1, True), (True, 1), (1, 1.0), (0.0, 0), ([1, {"a": [0]}], [1, {"a": [False]}]), ({"a": 1}, {"a": 1.0})],
+)
+async def test_values_of_different_types_are_different(is_now: object, expected: object) -> None:
+    """As they are for the engine: 1, 1.0 and True, inside lists and dicts as well."""
+    rules = RuleSet("echo")
+
+    @rules.on("told")
+    def pass_on(ctx: Context) -> None:
+        ctx.emit("heard", {"n": ctx.payload["n"]})
+
+    harness = Harness(rules).given("house:1", n=is_now)
+    await harness.when("told", "house:1", {"n": is_now})
+    harness.then.state("house:1", n=is_now)
+    harness.then.emitted("heard", data={"n": is_now}).once()
+    harness.then.emitted("heard", data={"n": expected}).never()
+    with pytest.raises(AssertionError) as failure:
+        harness.then.state("house:1", n=expected)
+    assert f"  n: expected {expected!r}, but it is {is_now!r}\n" in str(failure.value)
+
+
 def test_a_property_that_is_not_there_is_not_none(lit: Harness) -> None:
     """The message says so, because a dynamic subject has no defaults."""
     lit.given("house:1", rooms=4)

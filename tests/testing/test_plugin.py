@@ -61,6 +61,28 @@ def test_the_fixture_works_in_both_modes_of_pytest_asyncio(project: pytest.Pytes
     project.runpytest(f"--asyncio-mode={mode}").assert_outcomes(passed=1)
 
 
+def test_an_async_test_that_no_plugin_runs_says_what_it_lacks(project: pytest.Pytester) -> None:
+    """In pytest-asyncio's default mode; failures of other tests are left alone."""
+    project.makepyfile(
+        """
+        import pytest
+        from rules import lamps
+
+        pytestmark = pytest.mark.onwhen(lamps)
+
+        async def test_it(harness): ...
+
+        def test_other(harness):
+            pytest.fail("by itself")
+        """
+    )
+    result = project.runpytest("--asyncio-mode=strict")
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(['this test is async, * asyncio_mode = "auto" * @pytest.mark.asyncio', "*by itself"])
+    result.stdout.no_fnmatch_line("*natively*")
+    assert result.stdout.str().count("nothing happened") == 1
+
+
 def test_synchronous_fixtures_can_set_state(project: pytest.Pytester) -> None:
     """`given` needs no event loop."""
     project.makepyfile(
@@ -256,6 +278,25 @@ def test_a_failure_that_the_test_did_not_ask_about_fails_it(project: pytest.Pyte
             "*failed*lamps.switch*dead letter*",
         ]
     )
+
+
+def test_a_harness_that_is_asked_for_by_name_is_watched_as_well(project: pytest.Pytester) -> None:
+    """`getfixturevalue` in the midst of a test."""
+    project.makepyfile(
+        """
+        import asyncio
+        import pytest
+        from rules import lamps
+
+        @pytest.mark.onwhen(lamps)
+        def test_unseen(request):
+            harness = request.getfixturevalue("harness")
+            asyncio.run(harness.when("lamp.switched", "lamp:1"))
+        """
+    )
+    result = project.runpytest()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["rules failed, and the test did not ask about it*"])
 
 
 def test_a_test_that_fails_by_itself_keeps_its_own_reason(project: pytest.Pytester) -> None:
