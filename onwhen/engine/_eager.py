@@ -22,7 +22,6 @@ from typing import Any, Final, TypeAlias
 
 __all__ = ["EagerStarter"]
 
-_MAX_IDLE: Final = 32
 _ENDED: Final = object()
 
 Steps: TypeAlias = Generator[Any, Any, None]
@@ -89,14 +88,6 @@ class EagerStarter:
                 return runner
         return _Runner(self, self._loop)
 
-    def give_back(self, runner: _Runner) -> bool:
-        """Take a task back that is done with its work; False if it is to end."""
-        self._busy.discard(runner)
-        if len(self._idle) >= _MAX_IDLE or runner.task.cancelling():
-            return False
-        self._idle.append(runner)
-        return True
-
     def lose(self, runner: _Runner) -> None:
         """Note that a task has ended."""
         self._busy.discard(runner)
@@ -133,22 +124,17 @@ class _Runner:
 
     async def _run(self) -> None:
         rest: Awaitable[None] = _step_aside()
-        while True:
-            cancelled: asyncio.CancelledError | None = None
+        cancelled: asyncio.CancelledError | None = None
+        while self._work is None and cancelled is None:
             try:
                 await rest
             except asyncio.CancelledError as error:
                 cancelled = error
-            if self._work is not None:
-                work, self._work = self._work, None
-                await _carry_on(*work, cancelled)
-                del work
-                self._mind_pending(False)
-                if not self._starter.give_back(self):
-                    return
-            elif cancelled is not None:
-                return
             rest = self._wake = self._loop.create_future()
+        if self._work is not None:
+            # Then it ends: whoever has kept hold of this task must not cancel what somebody else waits for.
+            work, self._work = self._work, None
+            await _carry_on(*work, cancelled)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._starter.lose(self)

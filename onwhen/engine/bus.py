@@ -150,15 +150,20 @@ class EventBus:
 
         Raises:
             InvalidEvent: the event is not as it must be; nothing was accepted.
+            TypeError: a whole event was given, and more.
             BusClosed: the bus was closed.
             BusInUse: the bus is open on the event loop of another thread.
             StoreError: the store did not answer, so it is not known whether the event was accepted. To make sure,
                 emit it again with the same id.
         """
+        if isinstance(event, Event) and any(more is not None for more in (subject, data, id, time, extensions)):
+            raise TypeError("emit: a whole event says everything itself; change a copy of it with event.replace(...)")
         turn, now = self._turn() if OPEN_TURNS.get() else None, None
         if turn is not None:
             return self._record(turn, event, subject, data, extensions)
-        if not isinstance(event, Event):
+        if isinstance(event, Event):
+            event.detach()  # it has an id from now on: emitted again, it is the same one
+        else:
             name: Any = subject.name if isinstance(subject, Subject) else subject
             now = self.clock.now()
             event = Event(event, name, data, id=id, source=self.source, time=time or now, extensions=extensions)
@@ -290,7 +295,8 @@ class EventBus:
             subject=letter.subject,
             event=letter.event,
             rule=letter.rule,
-            attempt=1,
+            attempt=letter.attempts + 1,
+            first_attempt=letter.attempts + 1,
             due=self.clock.now(),
             in_order=False,
             first_failed=letter.first_failed,

@@ -14,7 +14,9 @@ import msgspec
 from typing_extensions import TypeVar
 
 from onwhen.engine import values
+from onwhen.engine.bag import is_immutable
 from onwhen.engine.events import Event
+from onwhen.engine.store import key_of
 from onwhen.engine.subjects import Subject
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ class Context(msgspec.Struct, Generic[S], eq=False):
     _metadata: dict[str, Any] | None = None
     _stopped_by: str = ""
     _error: BaseException | None = None
+    _is_over: bool = False
 
     # -- what happened
 
@@ -93,15 +96,22 @@ class Context(msgspec.Struct, Generic[S], eq=False):
 
     @property
     def old_value(self) -> Any:
-        """The property's value before; None if there was none."""
+        """The property's value before; None if there was none. Changing it in place changes nothing else."""
         change = self._occurrence.change
-        return change.old if change is not None else None
+        return self._own(change.property, change.old) if change is not None else None
 
     @property
     def new_value(self) -> Any:
-        """The property's value now; None if it was deleted."""
+        """The property's value after the change; None if it was deleted. Changing it in place changes nothing else."""
         change = self._occurrence.change
-        return change.new if change is not None else None
+        return self._own(change.property, change.new) if change is not None else None
+
+    def _own(self, name: str, value: Any) -> Any:
+        """Return a value that no other rule is given: itself if it cannot be changed, else a copy."""
+        if is_immutable(value) or isinstance(value, values.FrozenDict | values.FrozenList):
+            return value
+        codec = self.subject._codec
+        return codec.decode(self.subject.name, name, codec.encode(self.subject.name, name, value))
 
     @property
     def extra(self) -> Mapping[str, Any]:
@@ -117,8 +127,7 @@ class Context(msgspec.Struct, Generic[S], eq=False):
     @property
     def idempotency_key(self) -> str:
         """A text that stays the same however often this rule is run on this event; give it to services outside."""
-        event = self.event
-        return f"{event.source}/{event.id}/{self.rule.id if self.rule is not None else ''}"
+        return key_of(self.event, self.rule.id if self.rule is not None else "")
 
     # -- what to do
 
@@ -152,12 +161,15 @@ class Context(msgspec.Struct, Generic[S], eq=False):
 
         Raises:
             InvalidEvent: the event is not as it must be.
-            TypeError: `delay` is not a timedelta, or `at` not a datetime.
+            SubjectStateError: the run that this context was made for has ended.
+            TypeError: `delay` is not a timedelta, `at` not a datetime, or `key` not a str.
             ValueError: both `delay` and `at`, a key without either, or `at` without a time zone.
         """
         due = self._due(delay, at)
-        if key is not None and due is None:
-            raise ValueError(f"emit: key={key!r} names a timer, so it needs delay= or at=")
+        if key is not None:
+            key = _timer_key("emit", key)
+            if due is None:
+                raise ValueError(f"emit: key={key!r} names a timer, so it needs delay= or at=")
         return Done(self._effects.emit(self, event_type, data, subject, due, key, extensions))
 
     def _due(self, delay: timedelta | None, at: datetime | None) -> datetime | None:
@@ -175,8 +187,13 @@ class Context(msgspec.Struct, Generic[S], eq=False):
         return at
 
     def cancel(self, key: str) -> Done:
-        """Cancel a timer of this subject; one that is not set, or has fired, is no error."""
-        self._effects.cancel(key)
+        """Cancel a timer of this subject; one that is not set, or has fired, is no error.
+
+        Raises:
+            SubjectStateError: the run that this context was made for has ended.
+            TypeError: `key` is not a str.
+        """
+        self._effects.cancel(self, _timer_key("cancel", key))
         return Done()
 
     async def read(self, subject: str) -> Subject:
@@ -199,3 +216,9 @@ class Context(msgspec.Struct, Generic[S], eq=False):
 
     def __repr__(self) -> str:
         return f"<Context {self.event_type} to {self.subject.name}, rule {self.rule}>"
+
+
+def _timer_key(verb: str, key: object) -> str:
+    if not isinstance(key, str):
+        raise TypeError(f"{verb}: key={key!r:.80} must be a str, the name of a timer")
+    return str.__str__(key)  # a StrEnum member becomes the str it stands for

@@ -73,8 +73,8 @@ class _Lane(msgspec.Struct, Generic[_W], eq=False):
 class Dispatcher(Generic[_W]):
     """Hands work to a function, in order per subject.
 
-    Work whose handling is cut short (the loop ends, the program is interrupted) stays first in its lane. It is
-    done when the lane is next set off.
+    Work is put into lanes first, and started by `pump`. If its handling is cut short, it stays first in its lane:
+    work that was cancelled is done again at once, unless the loop ends; after an error, when the lane is next set off.
 
     Args:
         handle: does one piece of work, and handles its own errors. One that leaves it is reported to the event
@@ -94,6 +94,7 @@ class Dispatcher(Generic[_W]):
         self._active = 0
         self._expected = 0
         self._pumping = False
+        self._is_ending = False
         self._started = 0
         self._starter = EagerStarter(loop)
         self._idle: list[asyncio.Future[None]] = []
@@ -112,18 +113,22 @@ class Dispatcher(Generic[_W]):
         finally:
             self._pumping = False
             if self._ready:
-                self._pump()
+                self.pump()
         return True
 
     def submit(self, subject: str, work: _W) -> bool:
-        """Put work at the end of a subject's lane; False if the lane is held, so that it has to wait."""
+        """Put work at the end of a subject's lane; False if the lane is held, so that it has to wait.
+
+        What belongs together is submitted together, and only then `pump` starts it: the first piece of work may
+        run to its end at once, and what it leads to must not overtake the rest.
+        """
         lane = self._lane(subject)
         lane.put(work)
         self._set_off(lane)
         return not lane.holds
 
     def submit_urgent(self, subject: str, work: _W) -> None:
-        """Put work ahead of everything else of a subject, a hold included."""
+        """Put work ahead of everything else of a subject, a hold included; `pump` starts it."""
         lane = self._lane(subject)
         lane.put_urgent(work)
         self._set_off(lane)
@@ -135,7 +140,7 @@ class Dispatcher(Generic[_W]):
         return tuple(lane.work)
 
     def release(self, subject: str) -> None:
-        """Take one hold of a subject back."""
+        """Take one hold of a subject back; `pump` starts what has waited."""
         lane = self._lanes.get(subject)
         if lane is not None and lane.holds:
             lane.holds -= 1
@@ -163,6 +168,11 @@ class Dispatcher(Generic[_W]):
         """Run a coroutine as work is done: now, and on its own if it suspends."""
         self._starter.start(coroutine, context)
 
+    def interrupt(self, work: _W, error: BaseException) -> None:
+        """End the program with an error: whoever waits for the work is told, or else it leaves the event loop."""
+        if not work.fail(error):
+            self._loop.call_soon(_raise, error)  # raised here, it would end whatever has started this
+
     def expect(self) -> None:
         """Count something that will submit work as work, for `idle`, until `expected`."""
         self._expected += 1
@@ -175,7 +185,7 @@ class Dispatcher(Generic[_W]):
 
     async def idle(self) -> None:
         """Wait until nothing is worked on, nothing is ready and nothing is about to be."""
-        self._pump()
+        self.pump()
         while self._is_busy():
             waiter = self._loop.create_future()
             self._idle.append(waiter)
@@ -198,11 +208,10 @@ class Dispatcher(Generic[_W]):
         if lane.has_next():
             lane.ready = True
             self._ready.append(lane)
-            self._pump()
         elif not (lane.holds or lane.work):
             self._lanes.pop(lane.name, None)
 
-    def _pump(self) -> None:
+    def pump(self) -> None:
         """Start lanes that are ready. Work that sets off other lanes does not nest: it is taken up here."""
         if self._pumping:
             return
@@ -224,28 +233,33 @@ class Dispatcher(Generic[_W]):
     def _pump_on(self) -> None:
         self._started = 0
         self._pumping = False
-        self._pump()
+        self.pump()
         self._wake_idle()
 
     async def _do(self, lane: _Lane[_W], work: _W) -> None:
         try:
             await self._handle(work)
-        except GeneratorExit:  # the loop is gone, and this is only being cleared away
-            raise
         except BaseException as error:
+            if not self._loop.is_running():  # it is gone, and this is only being cleared away
+                raise
             lane.put_urgent(work, first=True)
             lane.active = None
             self._active -= 1
-            self._wake_idle()
             if isinstance(error, asyncio.CancelledError):
-                return  # the loop is ending, so nothing else is started; and whoever started this has not asked for it
-            self._loop.call_soon(self._pump)
-            is_heard = work.fail(error)
+                # Whoever started this has not asked for it, so it is not told.
+                if not self._is_loop_ending():
+                    self._set_off(lane)
+                    self._loop.call_soon(self.pump)
+                self._wake_idle()
+                return
+            self._wake_idle()
+            self._loop.call_soon(self.pump)
             if isinstance(error, Exception):
+                work.fail(error)
                 message = f"{lane.name}: what failed is tried again with its next event"
                 self._loop.call_exception_handler({"message": message, "exception": error})
-            elif not is_heard:
-                self._loop.call_soon(_raise, error)  # raised here, it would end whatever has started this
+            else:
+                self.interrupt(work, error)
         else:
             lane.active = None
             self._active -= 1
@@ -254,9 +268,16 @@ class Dispatcher(Generic[_W]):
             else:
                 del self._lanes[lane.name]
             if self._ready:
-                self._pump()
+                self.pump()
             elif self._idle:
                 self._wake_idle()
+
+    def _is_loop_ending(self) -> bool:
+        """Tell whether all tasks were cancelled, as at the end of a program, and not only one; look once it is."""
+        if not self._is_ending:
+            tasks = asyncio.all_tasks(self._loop)
+            self._is_ending = all(task.cancelling() for task in tasks)
+        return self._is_ending
 
     def _is_busy(self) -> bool:
         return bool(self._active or self._ready or self._expected)

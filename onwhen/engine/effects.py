@@ -23,7 +23,13 @@ from onwhen.errors import SubjectStateError
 if TYPE_CHECKING:
     from onwhen.engine.context import Context
 
-__all__ = ["Effects", "Refused"]
+__all__ = ["Cancelled", "Effects", "Refused"]
+
+
+class Cancelled(msgspec.Struct, frozen=True):
+    """In a log: a timer is cancelled."""
+
+    key: str
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -51,8 +57,8 @@ class Left(msgspec.Struct, frozen=True):
 class Effects(msgspec.Struct, eq=False):
     """What the code of one turn can ask for; it is written to the log of the state, and with that it is undone.
 
-    In the log, an `Event` is a message to be sent, a `Timer` is to be set, a `str` is the key of a timer to be
-    cancelled, and a `Refused` message will be a dead letter.
+    In the log, an `Event` is a message to be sent, a `Timer` is to be set or `Cancelled`, and a `Refused` message
+    will be a dead letter.
 
     Attributes:
         subject: the subject of the turn.
@@ -64,6 +70,7 @@ class Effects(msgspec.Struct, eq=False):
         around: what stands in for a rule's id where the middleware around the whole event does something; another
             one in a turn that repeats a rule, so that no two turns on one event derive the same event ids.
         is_over: the turn has ended; nothing can be asked for any more.
+        within: what ran when the turn began, if that is part of a turn itself: one of another bus.
     """
 
     subject: Subject
@@ -74,6 +81,7 @@ class Effects(msgspec.Struct, eq=False):
     source: str
     around: str = "middleware"
     is_over: bool = False
+    within: Context[Any] | None = None
 
     def emit(
         self,
@@ -86,7 +94,7 @@ class Effects(msgspec.Struct, eq=False):
         extensions: Mapping[str, str | int | bool] | None,
     ) -> Event:
         """Record a message, or a timer that is `due` some time."""
-        self._check_open("emit")
+        self._check_open("emit", ctx)
         own, limit = self.state.name, self.limits.max_depth
         target = own if subject is None else subject if isinstance(subject, str) else subject.name
         cause, rule = ctx.event, ctx.rule.id if ctx.rule is not None else self.around
@@ -115,38 +123,43 @@ class Effects(msgspec.Struct, eq=False):
             self.state.log.append(event)
         else:
             event.detach()
-            self.state.log.append(Timer(subject=own, key=key or event.id, due=due, event=event))
+            self.state.log.append(Timer(subject=own, key=event.id if key is None else key, due=due, event=event))
         return event
 
-    def cancel(self, key: str) -> None:
+    def cancel(self, ctx: Context[Any], key: str) -> None:
         """Record that a timer is cancelled."""
-        self._check_open("cancel")
-        self.state.log.append(key)
+        self._check_open("cancel", ctx)
+        self.state.log.append(Cancelled(key))
 
-    def _check_open(self, verb: str) -> None:
+    def _check_open(self, verb: str, ctx: Context[Any]) -> None:
         if self.is_over:
             raise SubjectStateError(
                 f"ctx.{verb} after the turn of {self.state.name} has ended; await what the rule starts, or emit "
                 f"through the bus"
             )
+        if ctx._is_over:
+            who = f"rule {ctx.rule.id}" if ctx.rule is not None else "the middleware around the event"
+            raise SubjectStateError(
+                f"{verb} by what {who} has started, or left its context to: its run has ended, and what comes later "
+                f"in the turn of {self.state.name} is not its own; await what it starts"
+            )
 
     def left(self) -> Left:
         """Return what is left to be sent and set: of each timer the last word; deleting the subject cancels them."""
         messages: list[Event] = []
-        timers: dict[str, Timer | str] = {}
+        timers: dict[str, Timer | Cancelled] = {}
         flushed = False
         for entry in self.state.log:
             kind = type(entry)
             if kind is Event:
                 messages.append(entry)
-            elif kind is Timer:
+            elif kind is Timer or kind is Cancelled:
                 timers[entry.key] = entry
-            elif kind is str:
-                timers[entry] = entry
             elif kind is Change and entry.kind == "flushed":
                 timers.clear()
                 flushed = True
         if not timers:
             return Left(messages, flushed)
         to_set = [timer for timer in timers.values() if isinstance(timer, Timer)]
-        return Left(messages, flushed, to_set, [key for key in timers.values() if isinstance(key, str)])
+        cancelled = [entry.key for entry in timers.values() if isinstance(entry, Cancelled)]
+        return Left(messages, flushed, to_set, cancelled)

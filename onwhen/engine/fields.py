@@ -24,6 +24,7 @@ __all__ = ["DYNAMIC", "DynamicCodec", "Field", "TypedCodec", "computed_cannot_be
 _MAX_NAME: Final = 255
 _SMALL: Final = 2**63
 _PLAIN_SCHEMAS: Final = frozenset({"int", "str", "bool", "none", "float", "literal", "nullable", "default", "union"})
+_MAX_DEPTH: Final = values.MAX_DEPTH - 1  # in the event of its change, a value is inside of an object
 
 
 class DynamicCodec:
@@ -57,7 +58,7 @@ class DynamicCodec:
         """Return the JSON text of a value."""
         if not _is_simple(value):
             try:
-                values.check(value, f"{subject}: {name}")
+                values.check(value, f"{subject}: {name}", _MAX_DEPTH)
             except TypeError as error:
                 message = f"{error}; declare a typed subject (class ...(Subject, prefix=...)) to keep other types"
                 raise PropertyTypeError(message, subject=subject, property=name) from None
@@ -161,7 +162,7 @@ class TypedCodec:
 
         try:
             plain = field.to_json(value)
-            values.check(plain, name)
+            values.check(plain, name, _MAX_DEPTH)
         except (TypeError, ValueError, PydanticSerializationError) as error:
             raise self._refused(subject, name, value, error) from None
         return values.encode(plain)

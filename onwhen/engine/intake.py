@@ -27,7 +27,7 @@ class Intake:
         partition: number of the partition.
         store: whose log it is.
         ready: awaited before the first event is appended.
-        accepted: called with each piece of work and what became of its event.
+        accepted: called with pieces of work, in the order of the log, and what became of the event of each.
         log_ahead: called with names of subjects before anything of theirs is put into the log.
     """
 
@@ -36,7 +36,7 @@ class Intake:
         partition: int,
         store: Store,
         ready: Callable[[], Awaitable[None]],
-        accepted: Callable[[Work, Accepted], None],
+        accepted: Callable[[Sequence[Work], Sequence[Accepted]], None],
         log_ahead: Callable[[Iterable[str]], Awaitable[None]],
     ) -> None:
         self.is_running = False
@@ -67,8 +67,7 @@ class Intake:
                     for work in batch:
                         work.fail(error)
                 else:
-                    for work, answer in zip(batch, answers, strict=True):
-                        self._accepted(work, answer)
+                    self._accepted(batch, answers)
                 batch = []
         except BaseException as error:
             for work in (*batch, *self._waiting):

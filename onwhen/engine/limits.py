@@ -45,8 +45,7 @@ class Limits:
                 raise SettingError(f"{name}={value!r} must be an int of at least 1", settings=(name,))
         timeout = self.rule_timeout
         if timeout is not None and not (type(timeout) in (int, float) and timeout > 0):
-            raise SettingError(
-                f"rule_timeout={timeout!r} must be a number of seconds, more than 0, or None", settings=("rule_timeout",)
-            )
+            problem = f"rule_timeout={timeout!r} must be a number of seconds, more than 0, or None"
+            raise SettingError(problem, settings=("rule_timeout",))
         if not isinstance(self.retry, RetryPolicy):
             raise SettingError(f"retry={self.retry!r} must be a RetryPolicy", settings=("retry",))

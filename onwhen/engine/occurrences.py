@@ -92,8 +92,8 @@ class Occurrence(msgspec.Struct, eq=False):
             return cls(kind, None, event)
 
         def decoded(value: Any) -> Any:
-            if value is None:
-                return None
+            if value is None or not subject._codec.declared:
+                return value  # an event's data is frozen
             try:
                 return subject._codec.decode(subject.name, name, values.encode(value))
             except UnknownProperty:

@@ -34,9 +34,10 @@ if TYPE_CHECKING:
 __all__ = ["Pipeline"]
 
 _MAX_CONFLICTS: Final = 100  # each one means that somebody else has committed, so this is somebody who never stops
+_MAX_CANCELS: Final = 3  # turns of one event; whoever cancels a turn is most often its own rule, and does it again
 
-_NOTHING_TO_STORE: Final = CommitResult(Answer.OK)
 _Hot: TypeAlias = "dict[str, tuple[type[Subject], State]]"
+_Committed: TypeAlias = tuple[Turn, Commit, CommitResult]
 
 
 class Pipeline:
@@ -98,6 +99,7 @@ class Pipeline:
                 self._wait_for(retry)
             for entry in pending:
                 self._submit(Work(entry.event, self.context, position=entry.position))
+            self._dispatcher.pump()
             self._agenda.timer(self._bus.clock.now())  # the store is to say which ones there are
             await self.run_due()
         finally:
@@ -159,16 +161,18 @@ class Pipeline:
         finally:
             self._dispatcher.expected()
 
-    def _accepted(self, work: Work, answer: Accepted) -> None:
-        position = answer.position
-        if not answer.is_new and (position is None or self._knows(work.event.subject, position)):
-            if work.receipt is not None:
-                work.receipt.status = "duplicate"
-            work.settle()
-            return
-        # One that was accepted before, is pending, and not known here, is ours: the answer to it was lost.
-        work.position = position
-        self._submit(work)
+    def _accepted(self, works: Sequence[Work], answers: Sequence[Accepted]) -> None:
+        for work, answer in zip(works, answers, strict=True):
+            position = answer.position
+            if answer.is_new or (position is not None and not self._knows(work.event.subject, position)):
+                # One that was accepted before, is pending, and not known here, is ours: the answer to it was lost.
+                work.position = position
+                self._submit(work)
+            else:
+                if work.receipt is not None:
+                    work.receipt.status = "duplicate"
+                work.settle()
+        self._dispatcher.pump()
 
     def _knows(self, subject: str, position: Position) -> bool:
         return any(work.position == position for work in self._dispatcher.work_of(subject))
@@ -187,12 +191,19 @@ class Pipeline:
     # -- handling one event
 
     async def _handle(self, work: Work) -> None:
+        self._follow_up(work, *await self._committed(work))
+
+    async def _committed(self, work: Work) -> _Committed:
+        """Run turns until one of them has had its answer from the store; from then on the event is handled."""
         tries = conflicts = 0
         refused: BaseException | None = None
+        if work.cancels > _MAX_CANCELS:
+            refused = asyncio.CancelledError(f"{work.cancels} turns of this event were cancelled in a row")
         while True:
             try:
-                if await self._attempt(work, refused):
-                    return
+                committed = await self._attempt(work, refused)
+                if committed is not None:
+                    return committed
                 conflicts += 1
                 if conflicts > _MAX_CONFLICTS:
                     name = work.event.subject
@@ -204,15 +215,15 @@ class Pipeline:
                     work.settle()
                     raise
                 await pause(tries)
-            except GeneratorExit:
-                raise
             except BaseException as error:
-                if isinstance(error, Exception) and refused is None:
+                if not self.loop.is_running():
+                    raise  # it is gone, and this is only being cleared away
+                if isinstance(error, Exception | GeneratorExit) and refused is None:
                     refused = error  # not a rule's failure, but the event must not block its subject for ever
                     continue
-                await self._log(work)
                 if isinstance(error, asyncio.CancelledError):
-                    work.settle()
+                    work.cancels += 1
+                await self._log(work)
                 raise
 
     def _unlogged(self, subject: str) -> Work | None:
@@ -232,8 +243,8 @@ class Pipeline:
             if (ahead := self._unlogged(name)) is not None and ahead is not own:
                 await self._log(ahead)
 
-    async def _attempt(self, work: Work, refused: BaseException | None) -> bool:
-        """Run one turn and commit it; False if it has to be run again on newer state."""
+    async def _attempt(self, work: Work, refused: BaseException | None) -> _Committed | None:
+        """Run one turn and commit it; None if it has to be run again on newer state."""
         name, hot = work.event.subject, self._hot
         # Taken out while the turn changes it: if that ends badly, the next turn must not see what is half done.
         known = hot.pop(name, None)
@@ -254,28 +265,23 @@ class Pipeline:
             now=work.now,
         )
         await turn.run()
-        if work.position is None and not turn.left_anything():
-            result, is_first_answer = _NOTHING_TO_STORE, True
-            commit = write = None
-        else:
-            commit, write = turn.commit(self._partition_of(name), token=None, handled=work.position)
-            if self._is_volatile and commit.messages:
+        # One that leaves nothing is committed as well: it may have read what was out of date.
+        commit, write = turn.commit(self._partition_of(name), token=None, handled=work.position)
+        if self._is_volatile:
+            if commit.messages:
                 await self._log_ahead((event.subject for event in commit.messages), own=work)
-            if self._is_volatile:
-                result, is_first_answer = await self._store.commit(commit), True
-            else:
-                result, is_first_answer = await commit_surely(self._store, commit, self._goes_on)
+            result, is_first_answer = await self._store.commit(commit), True
+        else:
+            result, is_first_answer = await commit_surely(self._store, commit, self._goes_on)
         if result.answer is Answer.CONFLICT:
-            return False
+            return None
         work.unlogged = False
         if result.answer is Answer.OK and is_first_answer and refused is None:
-            if commit is not None:
-                turn.state.committed(write, result.version)
+            turn.state.committed(write, result.version)
             if len(hot) >= bus.limits.hot_subjects:
                 del hot[next(iter(hot))]  # the one that was not used for longest
             hot[name] = known
-        self._follow_up(work, turn, commit, result)
-        return True
+        return turn, commit, result
 
     async def _load(
         self, name: str, refused: BaseException | None
@@ -297,26 +303,25 @@ class Pipeline:
 
     # -- what a turn has left
 
-    def _follow_up(self, work: Work, turn: Turn, commit: Commit | None, result: CommitResult) -> None:
+    def _follow_up(self, work: Work, turn: Turn, commit: Commit, result: CommitResult) -> None:
         """Send on what a turn has left, and let those go on who wait for it."""
         if work.receipt is not None and result.answer is not Answer.FENCED:
             work.receipt.status = "handled"
+        outcome: Outcome | None = None
         if result.answer is Answer.OK:
             outcome = turn.outcome()
             if work.receipt is not None:
                 work.receipt._outcome = outcome
-            if commit is not None and commit.retries:
-                for retry in commit.retries:
-                    self._wait_for(retry)
-            if self._bus.observers:
-                self._tell(outcome)
-            if commit is not None:
-                if commit.messages:
-                    self._send_on([work.child(*sent) for sent in zip(commit.messages, result.appended, strict=True)])
-                for timer in commit.timers:
-                    self._agenda.timer(timer.due)
+            for retry in commit.retries:
+                self._wait_for(retry)
+            if commit.messages:
+                self._send_on([work.child(*sent) for sent in zip(commit.messages, result.appended, strict=True)])
+            for timer in commit.timers:
+                self._agenda.timer(timer.due)
         if work.retry is not None and work.retry.in_order:
             self._dispatcher.release(work.retry.subject)
+        if outcome is not None and self._bus.observers:
+            self._tell(outcome, work)
         work.settle()
 
     def _send_on(self, works: Sequence[Work]) -> None:
@@ -334,11 +339,13 @@ class Pipeline:
                 self._let_wait(waiting)
         self._agenda.retry(retry)
 
-    def _tell(self, outcome: Outcome) -> None:
+    def _tell(self, outcome: Outcome, work: Work) -> None:
         for observer in tuple(self._bus.observers):
             try:
                 observer(outcome)
-            except Exception as error:
+            except (KeyboardInterrupt, SystemExit) as error:
+                self._dispatcher.interrupt(work, error)
+            except BaseException as error:
                 details = {"message": f"the observer {observer!r} failed", "exception": error}
                 self.loop.call_exception_handler(details)
 
@@ -367,6 +374,7 @@ class Pipeline:
                     self._dispatcher.submit_urgent(retry.subject, work)
                 else:
                     self._submit(work)
+            self._dispatcher.pump()
             if found:
                 self._agenda.arm()
             else:
@@ -392,6 +400,7 @@ class Pipeline:
             for entry in promoted.entries:
                 found = True
                 self._submit(Work(entry.event, self.context, position=entry.position))
+            self._dispatcher.pump()
             if promoted.next_due is not None:
                 self._agenda.timer(promoted.next_due)
         return found
@@ -441,6 +450,7 @@ class Pipeline:
                 for work, position in zip(works, answer[0].appended, strict=False):
                     work.position = position
                 self._send_on(works)
+                self._dispatcher.pump()
             cascade.settle()
         finally:
             self._dispatcher.expected()

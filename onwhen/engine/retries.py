@@ -11,11 +11,13 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from onwhen.errors import RuleDefinitionError
 
 __all__ = ["GiveUp", "RetryAfter", "RetryDecision", "RetryPolicy"]
+
+_LONGEST: Final = timedelta(days=36_525)  # longer waits are a slip of the pen, and too much for arithmetic with dates
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class RetryPolicy:
 
     Args:
         attempts: how often the rule is run at most, the first time included (a count, at least 1).
-        delay: wait before the second attempt.
+        delay: wait before the second attempt, up to 100 years.
         factor: each further wait is this many times the one before (at least 1).
         max_delay: no wait is longer, jitter included; unless `delay` is longer to begin with, then all waits are that.
         jitter: up to this share of a wait is added to it (0 to 1), so that failures do not come back all at
@@ -64,9 +66,9 @@ class RetryPolicy:
         classes = self.retry_on if isinstance(self.retry_on, tuple) else (self.retry_on,)
         checks = {
             f"attempts={self.attempts!r} must be at least 1": self.attempts >= 1,
-            f"delay={self.delay!r} must not be negative": self.delay >= timedelta(0),
+            f"delay={self.delay!r} must be from 0 to 100 years": timedelta(0) <= self.delay <= _LONGEST,
             f"factor={self.factor!r} must be at least 1, and finite": 1 <= self.factor < math.inf,
-            f"max_delay={self.max_delay!r} must not be negative": self.max_delay >= timedelta(0),
+            f"max_delay={self.max_delay!r} must be from 0 to 100 years": timedelta(0) <= self.max_delay <= _LONGEST,
             f"jitter={self.jitter!r} must be from 0 to 1": 0 <= self.jitter <= 1,
             f"retry_on={self.retry_on!r} must be exception classes, or a predicate on the error": (
                 all(isinstance(cls, type) and issubclass(cls, BaseException) for cls in classes)

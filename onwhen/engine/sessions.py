@@ -107,8 +107,11 @@ class StoreSession:
 
     def _events(self, cls: type[Subject], state: State) -> list[Event]:
         subject, now, source = cls._of(state), self._bus.clock.now(), self._bus.source
-        return [
+        events = [
             Event(event_type_of(change), state.name, change_data(subject, change), time=now, source=source)
             for change in state.changes
             if not change.muted
         ]
+        for event in events:
+            event.check_size(self._bus.limits.max_event_bytes)
+        return events

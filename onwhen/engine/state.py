@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 from onwhen.engine import values
-from onwhen.engine.bag import ABSENT, Bag, Codec
+from onwhen.engine.bag import ABSENT, Bag, Codec, is_immutable
 from onwhen.engine.store import SubjectRecord, SubjectWrite, Version
 from onwhen.errors import PropertyError, PropertyTypeError, SubjectStateError
 
@@ -33,8 +33,8 @@ class Change(msgspec.Struct, frozen=True):
 
     Attributes:
         property: its name.
-        old: the value before, None if there was none.
-        new: the value now, None if it was deleted.
+        old: the value before, None if there was none; lists and dicts of a dynamic subject are frozen.
+        new: the value now, None if it was deleted; likewise.
         kind: "changed", "deleted", or "flushed" for the subject itself.
         muted: it was asked not to emit an event.
         extra: what the writer passed along for `ctx.extra`.
@@ -87,7 +87,7 @@ class State:
         bag = self.properties
         new, old = bag.write(name, _called(bag, name, value) if callable(value) else value)
         if new is not old:
-            self.log.append(Change(name, None if old is ABSENT else old, new, "changed", muted, extra))
+            self.log.append(Change(name, self._kept(name, old), self._kept(name, new), "changed", muted, extra))
         if self.operations is not None:
             self.operations.append(("set", name, value if callable(value) else new, muted, extra))
         return new, old
@@ -98,15 +98,25 @@ class State:
             extra = self._checked(name, extra)
         value, old = self.properties.remove(name)
         if old is not ABSENT:
-            self.log.append(Change(name, old, None, "deleted", muted, extra))
+            self.log.append(Change(name, self._kept(name, old), None, "deleted", muted, extra))
         if self.operations is not None:
             self.operations.append(("delete", name, None, muted, extra))
         return value
 
+    def _kept(self, name: str, value: Any) -> Any:
+        """Return a value as the log keeps it: apart from what the writer goes on to do with a mutable one."""
+        if is_immutable(value):
+            return None if value is ABSENT else value
+        codec = self.properties.codec
+        if codec.declared:
+            return codec.decode(self.name, name, codec.encode(self.name, name, value))
+        return values.freeze(value, name)
+
     def _checked(self, name: str, extra: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return what a writer passes along as the JSON that it will be in the event of the change."""
+        where = f"{self.name}: extra of {name}"
         try:
-            checked: Mapping[str, Any] = values.freeze(dict(extra), f"{self.name}: extra of {name}")
+            checked: Mapping[str, Any] = values.freeze(dict(extra), where, values.MAX_DEPTH - 1)
         except (TypeError, ValueError) as error:
             raise PropertyTypeError(str(error), subject=self.name, property=name) from None
         return checked
@@ -160,7 +170,7 @@ class State:
         """Turn values that were changed in place into changes, as if they had been set."""
         if self.properties.texts:
             for name, new, old in self.properties.collect():
-                self.log.append(Change(name, old, new))
+                self.log.append(Change(name, self._kept(name, old), self._kept(name, new)))
                 if self.operations is not None:
                     self.operations.append(("replace", name, (new, old), False, None))
         if self.ext.texts:
@@ -222,6 +232,14 @@ class Snapshot(State):
     """A state that can only be read; changing a value of it in place changes nothing but this copy."""
 
     __slots__ = ()
+
+    @classmethod
+    def of(cls, state: State) -> Snapshot:
+        """Return what a state was loaded as."""
+        record = SubjectRecord(
+            name=state.name, properties=state.properties.stored, ext=state.ext.stored, version=state.version
+        )
+        return cls(state.name, state.properties.codec, state.ext.codec, record, state.schema)
 
     def _refuse(self, *_: Any) -> Any:
         raise SubjectStateError(f"{self.name} is a read-only snapshot; change it by sending it a message")

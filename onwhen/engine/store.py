@@ -14,6 +14,7 @@ from __future__ import annotations
 import enum
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
+from hashlib import blake2b
 from typing import Protocol, TypeAlias
 
 import msgspec
@@ -39,6 +40,7 @@ __all__ = [
     "SubjectWrite",
     "Timer",
     "Version",
+    "key_of",
 ]
 
 Position: TypeAlias = int | str
@@ -47,8 +49,19 @@ Position: TypeAlias = int | str
 Version: TypeAlias = int | str
 """Which state of a subject this is; opaque, compared for equality only. One that is not stored has None."""
 
-RetryKey: TypeAlias = tuple[str, str]
-"""Which waiting retry is meant: source and id of the event, as one text, and the rule's id."""
+RetryKey: TypeAlias = str
+"""Which waiting retry is meant: what `key_of` makes of the event and the rule."""
+
+
+def key_of(event: Event, rule: str) -> str:
+    """Return what stands for a rule at an event, however often it is run: 32 hexadecimal digits.
+
+    Args:
+        event: what the rule is run on. Two sources may use the same ids, so both count.
+        rule: id of the rule; "" for the event as a whole.
+    """
+    # No attribute holds a NUL, so no two of these texts are the same.
+    return blake2b(f"{event.source}\0{event.id}\0{rule}".encode(), digest_size=16, person=b"onwhen.rule").hexdigest()
 
 
 class Answer(enum.Enum):
@@ -150,6 +163,8 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
         in_order: later events of the subject wait for it.
         first_failed: when the first attempt failed.
         failure: the latest error.
+        first_attempt: number of the attempt from which the rule's policy counts; a dead letter that is replayed has
+            all its attempts again, but no number twice: the ids of what an attempt sends derive from it.
     """
 
     subject: str
@@ -160,11 +175,12 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
     in_order: bool
     first_failed: datetime
     failure: Failure
+    first_attempt: int = 1
 
     @property
     def key(self) -> RetryKey:
         """The event and the rule: at most one retry waits for both. Two sources may use the same event ids."""
-        return f"{self.event.source}/{self.event.id}", self.rule
+        return key_of(self.event, self.rule)
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,7 +192,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
         event: what the rule was run on, a reaction's event included.
         rule: id of the rule, or "" when the event as a whole was refused.
         failure: the last error.
-        attempts: how often it was tried.
+        attempts: how often it was tried, replays included.
         first_failed: when the first attempt failed.
         time: when it was set aside.
     """

@@ -7,6 +7,7 @@ given.
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 import inspect
 import sys
@@ -21,7 +22,14 @@ from onwhen.engine.fields import DYNAMIC, DynamicCodec, TypedCodec, computed_can
 from onwhen.engine.migrations import steps_of, upgrade
 from onwhen.engine.state import State
 from onwhen.engine.store import SubjectRecord
-from onwhen.errors import PropertyError, SubjectDefinitionError, SubjectStateError, UnknownProperty
+from onwhen.errors import (
+    PropertyError,
+    StoreConflict,
+    StoreError,
+    SubjectDefinitionError,
+    SubjectStateError,
+    UnknownProperty,
+)
 
 if TYPE_CHECKING:
     from onwhen.engine.outcomes import Receipt
@@ -271,12 +279,26 @@ class Subject:
 
         Raises:
             StoreConflict: a value was changed in place here and by somebody else as well.
+            StoreError: the store did not answer. Then, and if this is cancelled, it is not known whether the changes
+                are stored; the subject has to be loaded again before it can be used.
         """
         session = self._outside()
         if session is None:
             return ()
-        state, receipts = await session.store(type(self), self._state)
-        _set_state(self, state)
+        state = self._state
+        # If this is cut short, asking again could apply a function twice; so nothing can be asked of it meanwhile.
+        _set_state(self, cast(State, _Unusable(_CUT_SHORT.format(self.name))))
+        try:
+            stored, receipts = await session.store(type(self), state)
+        except StoreConflict:
+            _set_state(self, state)
+            raise
+        except (StoreError, asyncio.CancelledError):
+            raise
+        except BaseException:
+            _set_state(self, state)
+            raise
+        _set_state(self, stored)
         return receipts
 
     def _outside(self) -> Session | None:
@@ -396,6 +418,10 @@ class _Unusable:
         raise SubjectStateError(self._problem)
 
 
+_CUT_SHORT: Final = (
+    "{0} is being stored, or that was cut short and nobody knows whether it is: await load(), and look before you "
+    "change it again"
+)
 _ENDED: Final = cast(
     State,
     _Unusable("this subject's turn has ended: read it with 'await bus.read(name)', change it by sending an event"),

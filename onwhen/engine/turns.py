@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from inspect import isawaitable
 from types import CoroutineType
 from typing import Any, Final, cast
@@ -22,24 +22,28 @@ from onwhen.engine import cascades
 from onwhen.engine.chain import Call, Middleware, compose
 from onwhen.engine.clock import Clock
 from onwhen.engine.context import Context
-from onwhen.engine.effects import Effects, Refused
+from onwhen.engine.effects import Cancelled, Effects, Refused
+from onwhen.engine.endings import ends_the_turn, timed
 from onwhen.engine.events import DEFAULT_SOURCE, Event
 from onwhen.engine.limits import Limits
 from onwhen.engine.occurrences import Occurrence, event_type_of
 from onwhen.engine.outcomes import Outcome, RuleRun, failure_of
 from onwhen.engine.retries import RetryAfter, RetryPolicy
 from onwhen.engine.rulebook import Match, Rulebook
-from onwhen.engine.state import Change, Savepoint, State
-from onwhen.engine.store import Commit, DeadLetter, Position, Retry, SubjectWrite, Timer
+from onwhen.engine.state import Change, Savepoint, Snapshot, State
+from onwhen.engine.store import Commit, DeadLetter, Position, Retry, SubjectWrite, Timer, key_of
 from onwhen.engine.subjects import Subject
-from onwhen.errors import CascadeLimit, RuleTimeout, UnknownRule
+from onwhen.errors import CascadeLimit, MiddlewareError, UnknownRule
 
 __all__ = ["OPEN_TURNS", "Turn"]
 
 OPEN_TURNS: ContextVar[tuple[Turn, ...]] = ContextVar("onwhen_open_turns", default=())
 """The turns that the running code is part of, outermost first; more than one where rules emit through another bus."""
 
-_FATAL: Final = (KeyboardInterrupt, SystemExit, GeneratorExit)  # never a rule's failure: they end the program
+_RUNNING: ContextVar[Context[Any] | None] = ContextVar("onwhen_running", default=None)
+"""The context of the run that the running code is part of; what a rule has started keeps that of the rule."""
+
+_END_OF_TIME: Final = datetime.max.replace(tzinfo=UTC)
 _ONCE: Final = RetryPolicy()
 _HOPELESS: Final = (CascadeLimit, UnknownRule)  # whatever the policy, another attempt would end the same way
 
@@ -59,7 +63,6 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
         retry: the waiting retry that this turn runs; then only its rule is run on the event.
         refused: why the subject could not be loaded as what it is; then no rule is run, and the event fails.
         now: when the turn begins, if that is known already.
-        running: context of what is running, for an `emit` that is not given one.
     """
 
     event: Event
@@ -73,7 +76,6 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
     retry: Retry | None = None
     refused: BaseException | None = None
     now: datetime | None = None
-    running: Context[Any] | None = None
     _subject: Subject = cast(Subject, None)  # these two are made at once
     _effects: Effects = cast(Effects, None)
     _queue: deque[Occurrence] | tuple[()] = ()
@@ -85,6 +87,8 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
     _retry_at: datetime | None = None
 
     def __post_init__(self) -> None:
+        if self.refused is not None:
+            self._error, self.state = self.refused, Snapshot.of(self.state)
         self._subject = subject = self.subject_type._of(self.state)
         around = "middleware" if self.retry is None else f"middleware@{self.retry.rule}"
         now = self.now or self.clock.now()
@@ -105,12 +109,24 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
         """Which rulebook, or copy of it, the turn runs on."""
         return self.rulebook.family
 
+    @property
+    def running(self) -> Context[Any] | None:
+        """Context of the run of this turn that the running code is part of, for an `emit` that is not given one."""
+        ctx = _RUNNING.get()
+        while ctx is not None and ctx._effects is not self._effects:
+            ctx = ctx._effects.within
+        return ctx
+
     # -- running it
 
     async def run(self) -> None:
         """Run the rules; what they did is kept in the turn until it is committed."""
         around = OPEN_TURNS.get()
         OPEN_TURNS.set((*(outer for outer in around if not outer.is_over), self) if around else (self,))
+        within = _RUNNING.get()
+        while within is not None and within._effects.is_over:
+            within = within._effects.within
+        self._effects.within = within
         beginning = len(self.state.log)
         try:
             first = Occurrence.of_event(self.event, self._subject)
@@ -120,9 +136,9 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
                 await self._handle(first, None)
         except BaseException as error:
             self.state.rollback(beginning)
-            if _ends_the_turn(error):
+            if ends_the_turn(error):
                 raise
-            self._fail_as_a_whole(error)
+            self._fail_as_a_whole(self.verdict(error))
         finally:
             self._effects.is_over = True
             self._subject._end()
@@ -138,16 +154,23 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
         async def innermost(ctx: Context[Any]) -> None:
             nonlocal mark
             try:
-                self.state.collect()
-                self._keep(run, mark, first)
+                if self._error is None:
+                    self.state.collect()
+                    self._keep(run, mark, first)
                 await self._handle(first, ctx)
             except BaseException as error:
                 self._error = error  # a middleware may swallow it, but half a turn cannot be committed
                 raise
             mark = effects.state.mark()
 
-        self.running = ctx
+        _RUNNING.set(ctx)
         await compose(around, innermost)(ctx)
+        ctx._is_over = True
+        if isinstance(self._error, asyncio.CancelledError) and not ends_the_turn(self._error):
+            raise MiddlewareError(
+                "a middleware around the event cancelled what next() runs, by a time-out for instance, and went on; "
+                "half a turn cannot be kept, so give the rules a timeout= instead"
+            ) from self._error
         if self._error is not None:
             raise self._error
         self.state.collect()
@@ -159,8 +182,8 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
         await self._react(ctx)
 
     async def _handle(self, first: Occurrence, outer: Context[Any] | None) -> None:
-        if self.refused is not None:
-            raise self.refused
+        if self._error is not None:
+            raise self._error
         matches = self.rulebook.match(first.type, self.subject_type, first.property_name)
         attempt = 1
         if self.retry is not None and self.retry.rule:
@@ -194,21 +217,22 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
             run.property = occurrence.change.property
             run.cause = occurrence.cause[0]
         self._runs.append(run)
-        self.running = ctx
-        mark = state.mark()
+        _RUNNING.set(ctx)
+        mark = len(state.log)
         try:
+            mark = state.mark()
             attempted = self._attempt(match, ctx, run)
             seconds = rule.timeout or self.limits.rule_timeout
-            await (attempted if seconds is None else _timed(attempted, rule.id, seconds))
-            if ctx._error is not None and _ends_the_turn(ctx._error):
+            await (attempted if seconds is None else timed(attempted, rule.id, seconds))
+            if ctx._error is not None and ends_the_turn(ctx._error):
                 raise ctx._error  # no middleware can swallow the end of the program
         except BaseException as error:
             run.status, run.error = "failed", error
-            if _ends_the_turn(error):
+            if ends_the_turn(error):
                 raise
-            self._undo_failed(ctx, mark)
-            policy = rule.retry or self.limits.retry
-            run.retry_at = self._set_aside(occurrence.event, rule.id, attempt, error, policy)
+            self._undo_failed(ctx, mark, error)
+            event, policy = self._event_of(occurrence, error, rule.retry or self.limits.retry)
+            run.retry_at = self._set_aside(event, rule.id, attempt, error, policy)
         else:
             if ctx._error is not None:
                 run.status, run.error, run.handled = "failed", ctx._error, True
@@ -216,7 +240,9 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
                 run.status, run.stopped_by = "stopped", ctx._stopped_by
             elif run.status == "skipped":
                 state.rollback(mark)
-        self.running = outer or ctx
+        ctx._is_over = True
+        if outer is not None:
+            _RUNNING.set(outer)
         if len(state.log) > mark:
             self._keep(run, mark, occurrence)
 
@@ -242,9 +268,9 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
         if state.properties.texts or state.ext.texts:
             state.collect()
 
-    def _undo_failed(self, ctx: Context[Any], mark: Savepoint) -> None:
-        """Undo what a failed rule did; but what middleware did about the function's error stays, if it is sound."""
-        if ctx._error is not None:
+    def _undo_failed(self, ctx: Context[Any], mark: Savepoint, error: BaseException) -> None:
+        """Undo what a failed rule did; if it is the function's error, what middleware did stays, as far as sound."""
+        if error is ctx._error:
             with suppress(Exception):
                 self.state.collect()
                 return
@@ -261,8 +287,8 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
                 run.messages += (entry,)
             elif kind is Timer:
                 run.timers += (entry,)
-            elif kind is str:
-                run.cancelled += (entry,)
+            elif kind is Cancelled:
+                run.cancelled += (entry.key,)
             elif kind is Refused:
                 run.refused += (self._refuse(entry.event),)
 
@@ -290,10 +316,13 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
 
     # -- when something fails
 
+    def verdict(self, error: BaseException) -> BaseException:
+        """Return why the turn fails, given what has left the middleware: of some errors it cannot make others."""
+        own = self._error
+        return own if own is not None and (own is self.refused or isinstance(own, CascadeLimit)) else error
+
     def _fail_as_a_whole(self, error: BaseException) -> None:
         """Keep nothing; repeat the event, or the one rule that was to be repeated, or leave a dead letter."""
-        if isinstance(self._error, CascadeLimit):
-            error = self._error  # whatever a middleware has made of it
         self._queue = ()
         self._retries.clear()
         self._dead.clear()
@@ -319,16 +348,26 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
         self._set_aside(event, "", 1, error, _ONCE)
         return error
 
+    def _event_of(self, occurrence: Occurrence, error: BaseException, policy: RetryPolicy) -> tuple[Event, RetryPolicy]:
+        """Return the event to be set aside with a failure, and the policy for that."""
+        try:
+            return occurrence.event, policy
+        except Exception as problem:  # the error may be this very one; it must not cost the other rules their work
+            name = occurrence.property_name
+            error.add_note(f"the event of the change of {name!r} cannot be made, so its cause stands here: {problem}")
+            return self.event, _ONCE
+
     def _set_aside(
         self, event: Event, rule: str, attempt: int, error: BaseException, policy: RetryPolicy
     ) -> datetime | None:
         """Plan the next attempt and return its moment, or leave a dead letter and return None."""
-        now, key = self._effects.now, f"{event.source}/{event.id}/{rule}"
-        again = self.retry is not None and self.retry.rule == rule and event is self.event
-        first_failed = self.retry.first_failed if self.retry is not None and again else now
-        decision = policy.decide(error, attempt=attempt, seed=key)
+        now, key = self._effects.now, key_of(event, rule)
+        first_failed, first_attempt = now, 1
+        if self.retry is not None and self.retry.rule == rule and event is self.event:
+            first_failed, first_attempt = self.retry.first_failed, self.retry.first_attempt
+        decision = policy.decide(error, attempt=attempt - first_attempt + 1, seed=key)
         if isinstance(decision, RetryAfter):
-            due = now + decision.delay
+            due = _later(now, decision.delay)
             self._retries.append(
                 Retry(
                     subject=event.subject,
@@ -339,6 +378,7 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
                     in_order=policy.in_order,
                     first_failed=first_failed,
                     failure=failure_of(error),
+                    first_attempt=first_attempt,
                 )
             )
             return due
@@ -391,10 +431,6 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
         )
         return commit, write
 
-    def left_anything(self) -> bool:
-        """Tell whether there is anything to store beside the fact that the event was handled."""
-        return bool(self.state.log or self._retries or self._dead or self.retry)
-
     def outcome(self) -> Outcome:
         """Return what the rules did."""
         return Outcome(
@@ -431,26 +467,8 @@ def _prepare(match: Match) -> Call:
     return match.call
 
 
-async def _timed(work: Awaitable[None], rule: str, seconds: float) -> None:
-    """Bound a run in time; a rule or a middleware that swallows its cancellation is late all the same."""
-    scope = asyncio.timeout(seconds)
+def _later(now: datetime, delay: timedelta) -> datetime:
     try:
-        async with scope:
-            await work
-    except TimeoutError as error:
-        if not scope.expired():
-            raise
-        raise RuleTimeout(rule, seconds) from error
-    if scope.expired():
-        raise RuleTimeout(rule, seconds)
-
-
-def _ends_the_turn(error: BaseException) -> bool:
-    """Tell whether the program ends, or the engine's own task is cancelled; a rule may raise CancelledError too."""
-    if not isinstance(error, asyncio.CancelledError):
-        return isinstance(error, _FATAL)
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:  # there is no event loop, so nobody who could cancel
-        return False
-    return task is not None and task.cancelling() > 0
+        return now + delay
+    except OverflowError:
+        return _END_OF_TIME

@@ -52,7 +52,11 @@ class _Refusal(Exception):
     def at(self, where: str) -> TypeError | ValueError:
         path = [_step(step) for step in reversed(self.steps)]
         shown = "".join(path if len(path) <= 12 else [*path[:12], "..."])
-        return self.kind(f"{where}{shown}: {self.reason}")
+        reason = (
+            self.reason
+            or f"nested more than {min(len(path) or MAX_DEPTH, MAX_DEPTH)} deep, or inside itself; flatten it"
+        )
+        return self.kind(f"{where}{shown}: {reason}")
 
 
 def _step(step: Any) -> str:
@@ -112,12 +116,13 @@ class FrozenList(list[Any]):
 _FROZEN: Final[frozenset[type]] = frozenset({FrozenDict, FrozenList})
 
 
-def freeze(value: Any, where: str) -> Any:
+def freeze(value: Any, where: str, max_depth: int = MAX_DEPTH) -> Any:
     """Copy a JSON value into one that nobody can change.
 
     Args:
         value: a JSON value; a tuple counts as a list, subclasses of dict and list as what they extend.
         where: what to call the value in an error, for example `data`.
+        max_depth: how many lists and objects may be nested in each other, as a count.
 
     Returns:
         The value itself when it is an atom or frozen already, else a `FrozenDict` or `FrozenList`.
@@ -125,7 +130,7 @@ def freeze(value: Any, where: str) -> Any:
     Raises:
         TypeError: something in it is not a JSON value, or a key is not a str.
         ValueError: it holds NaN, an infinity, a lone surrogate or an integer of more than 4,299 digits, or it is
-            nested more than `MAX_DEPTH` deep. Both messages name the path: `data.items[3].price: ...`.
+            nested more than `max_depth` deep. Both messages name the path: `data.items[3].price: ...`.
     """
     kind = type(value)
     if kind is dict:  # the common case: nothing nested, so one look and one shallow copy
@@ -136,7 +141,7 @@ def freeze(value: Any, where: str) -> Any:
             return FrozenDict(value)
     elif kind in _FROZEN:
         return value
-    check(value, where)
+    check(value, where, max_depth)
     return _frozen(value)
 
 
@@ -170,12 +175,13 @@ def thaw(value: Any) -> Any:
 # -- what JSON can hold ----------------------------------------------------------------------------------------
 
 
-def check(value: Any, where: str) -> None:
+def check(value: Any, where: str, max_depth: int = MAX_DEPTH) -> None:
     """Refuse a value that JSON cannot hold, without copying it.
 
     Args:
         value: the value to check; a tuple counts as a list.
         where: what to call the value in an error, for example `data`.
+        max_depth: how many lists and objects may be nested in each other, as a count.
 
     Raises:
         TypeError, ValueError: as `freeze` does.
@@ -183,7 +189,7 @@ def check(value: Any, where: str) -> None:
     Source: RFC 8259; RFC 7493 (I-JSON) for surrogates and duplicate keys.
     """
     try:
-        _check(value, MAX_DEPTH)
+        _check(value, max_depth)
     except _Refusal as refusal:
         raise refusal.at(where) from None
 
@@ -237,7 +243,7 @@ def _check_items(items: Any, room: int, *, keyed: bool) -> None:
 
 
 def _too_deep() -> _Refusal:
-    return _Refusal(ValueError, f"nested more than {MAX_DEPTH} deep, or inside itself; flatten it")
+    return _Refusal(ValueError, "")  # how deep is told by the steps that led there
 
 
 def _complaint(value: Any) -> _Refusal:
@@ -334,7 +340,8 @@ def loads_strict(data: bytes | str, where: str, *, max_depth: int = MAX_DEPTH) -
     except UnicodeDecodeError as exc:
         raise ValueError(f"{where}: not UTF-8 at byte {exc.start}: {exc.reason}") from None
     except json.JSONDecodeError as exc:
-        raise ValueError(f"{where}: not JSON: {exc.msg} at line {exc.lineno}, column {exc.colno}") from None
+        problem = exc.msg.removesuffix(" at")  # of some, it ends so
+        raise ValueError(f"{where}: not JSON: {problem} at line {exc.lineno}, column {exc.colno}") from None
     except RecursionError:
         raise _too_deep().at(where) from None
     except ValueError:  # the only other one: int() has a limit

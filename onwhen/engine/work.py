@@ -65,6 +65,7 @@ class Work(msgspec.Struct, eq=False):
         cascade: who waits for it.
         retry: the retry.
         now: what the time is, for work that is done at once.
+        cancels: how often a turn of it was cancelled (a count).
         unlogged: neither handled nor in the log yet, because the store cannot lose it before we do.
     """
 
@@ -76,6 +77,7 @@ class Work(msgspec.Struct, eq=False):
     retry: Retry | None = None
     now: datetime | None = None
     unlogged: bool = False
+    cancels: int = 0
 
     def child(self, event: Event, position: Position | None) -> Work:
         """Return the work on a message that this work has sent; whoever waits for this waits for that as well."""

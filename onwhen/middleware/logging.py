@@ -15,13 +15,13 @@ from typing import Any, Final
 
 from onwhen.engine.chain import Next
 from onwhen.engine.context import Context
+from onwhen.engine.endings import ends_the_program
 from onwhen.engine.events import Event
 from onwhen.engine.outcomes import Outcome, RuleRun, failure_of
 from onwhen.engine.turns import OPEN_TURNS, Turn
 
 __all__ = ["LoggingMiddleware"]
 
-_FATAL: Final = (KeyboardInterrupt, SystemExit, GeneratorExit)  # these end the program; nothing of a rule
 _MAX_NAME: Final = 256  # characters kept of a type, a subject or a rule
 _MAX_ERROR: Final = 2000  # characters kept of an error's text
 _STATUSES: Final = ("fired", "skipped", "failed", "stopped")
@@ -102,10 +102,9 @@ class LoggingMiddleware:
         began = perf_counter()
         try:
             await next()
-        except _FATAL:
-            raise
         except BaseException as error:
-            self._log_failed_event(ctx, turn, error, perf_counter() - began)
+            if not ends_the_program(error):
+                self._log_failed_event(ctx, turn, turn.verdict(error), perf_counter() - began)
             raise
         duration = perf_counter() - began
         outcome = turn.outcome()
@@ -167,10 +166,9 @@ class LoggingMiddleware:
         began = perf_counter()
         try:
             await next()
-        except _FATAL:
-            raise
         except BaseException as error:
-            self._note_failure(ctx, rule, error, perf_counter() - began, handled=False)
+            if not ends_the_program(error):
+                self._note_failure(ctx, rule, error, perf_counter() - began, handled=False)
             raise
         duration = perf_counter() - began
         if ctx._error is not None:

@@ -38,7 +38,7 @@ __all__ = ["MemoryStore", "create_memory_storage"]
 
 _DONE: Final = CommitResult(Answer.DONE)
 _CONFLICT: Final = CommitResult(Answer.CONFLICT)
-_SPARE: Final = 64  # timers that were replaced or cancelled may lie in an agenda; at least so many before it is tidied
+_SPARE: Final = 64  # what is gone may lie in an agenda or an order; at least so many before it is tidied
 
 _Due: TypeAlias = tuple[datetime, int, Timer]
 
@@ -75,6 +75,7 @@ class MemoryStore:
         self._clock: Clock = SystemClock()
         self._numbers = count(1)
         self._logs: list[dict[Position, Event]] = [{} for _ in range(partitions)]
+        self._orders: list[list[int]] = [[] for _ in range(partitions)]  # positions, those of handled events among them
         self._seen: OrderedDict[Hashable, Position] = OrderedDict()
         self._subjects: dict[str, _Stored] = {}
         self._timers: dict[str, dict[str, Timer]] = {}
@@ -107,7 +108,7 @@ class MemoryStore:
         return [self._accept(partition, event) for event in events]
 
     def _accept(self, partition: int, event: Event) -> Accepted:
-        log = self._logs[partition]
+        log, order = self._logs[partition], self._orders[partition]
         if event.has_id:  # an id that is yet to be made is like no other
             seen = self._seen.get((event.source, event.id))
             if seen is not None:
@@ -116,6 +117,7 @@ class MemoryStore:
         if event.has_id:
             self._remember((event.source, event.id), position)
         log[position] = event
+        order.append(position)
         return Accepted(position)
 
     def _remember(self, key: Hashable, position: Position) -> None:
@@ -126,12 +128,15 @@ class MemoryStore:
     async def read(self, partition: int, after: Position | None, limit: int) -> Sequence[LogEntry]:
         """Return pending events; see `Store.read`."""
         first = int(after) if after is not None else 0
-        entries = (LogEntry(number, event) for number, event in self._logs[partition].items() if int(number) > first)
-        return list(islice(entries, limit))
+        log, order = self._logs[partition], self._orders[partition]
+        later = map(order.__getitem__, range(bisect.bisect_right(order, first), len(order)))
+        return [LogEntry(number, log[number]) for number in islice(filter(log.__contains__, later), limit)]
 
     def _post(self, event: Event) -> Position:
         position = next(self._numbers)
-        self._logs[self._partition_of(event.subject)][position] = event
+        partition = self._partition_of(event.subject)
+        self._logs[partition][position] = event
+        self._orders[partition].append(position)
         return position
 
     def _partition_of(self, subject: str) -> int:
@@ -157,7 +162,10 @@ class MemoryStore:
         # Nothing below can fail: from here on it is all or nothing.
         retries = self._retries[commit.partition]
         if commit.handled is not None:
-            del self._logs[commit.partition][commit.handled]
+            log, order = self._logs[commit.partition], self._orders[commit.partition]
+            del log[commit.handled]
+            if len(order) > 2 * len(log) + _SPARE:
+                order[:] = map(int, log)
         if commit.retried is not None:
             del retries[commit.retried]
         for id in commit.revived:

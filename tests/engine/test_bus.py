@@ -1,6 +1,7 @@
 """The bus: receipts, order and concurrency, cancellation, context, errors, and its life."""
 
 import asyncio
+import random
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
@@ -25,7 +26,9 @@ from onwhen import (
     create_memory_storage,
     when,
 )
+from onwhen.engine.store import Commit, CommitResult
 from onwhen.errors import BusClosed, BusInUse, EventTooLarge, InvalidEvent, RuleFailed, SubjectStateError
+from onwhen.storage.memory import MemoryStore
 
 NOON = datetime(2026, 11, 5, 12, tzinfo=UTC)
 USER: ContextVar[str] = ContextVar("user", default="nobody")
@@ -888,6 +891,7 @@ async def test_no_task_is_left_when_it_is_closed() -> None:
     before = asyncio.all_tasks()
     async with new_bus(counter()) as bus:
         await asyncio.gather(*(bus.emit("counted", f"s{n}", {"steps": 2}) for n in range(10)))
+        await bus.emit("counted", "s1")
         assert asyncio.all_tasks() > before
     await until(lambda: asyncio.all_tasks() <= before)
 
@@ -933,6 +937,166 @@ async def test_an_event_that_another_bus_has_handled_is_done() -> None:
     async with new_bus(rules, store=store), new_bus(rules, store=store) as two:
         pass
     assert await value(two, "a", "n") == 1
+
+
+@given(seed=st.integers(0, 10**6))
+def test_messages_are_handled_in_the_order_of_the_log(seed: int) -> None:
+    """However long turns take, a subject handles messages of all senders in the order in which they were sent."""
+    chance, rules, handled = random.Random(seed), RuleSet("rules"), []
+
+    class Noting(MemoryStore):
+        async def commit(self, commit: Commit) -> CommitResult:
+            result = await super().commit(commit)
+            positions.update(zip((event.id for event in commit.messages), result.appended, strict=False))
+            return result
+
+    positions: dict[str, Any] = {}
+
+    @rules.on("sent")
+    async def pass_on(ctx: Context) -> None:
+        handled.append((ctx.subject.name, ctx.event.id))
+        if chance.random() < 0.4:
+            await asyncio.sleep(0)
+        for _ in range(chance.choice([0, 1, 2]) if ctx.event.depth < 4 else 0):
+            await ctx.emit("sent", subject=f"s{chance.randrange(3)}")
+
+    async def main() -> None:
+        async with EventBus(rules, store=Noting()) as bus:
+            await asyncio.gather(*(bus.emit("sent", f"s{n}") for n in range(3)))
+
+    asyncio.run(main())
+    for name in ("s0", "s1", "s2"):
+        order = [positions[id] for subject, id in handled if subject == name and id in positions]
+        assert order == sorted(order)
+
+
+async def test_pending_events_are_in_their_lanes_before_the_first_is_handled() -> None:
+    """What an event of the log leads to comes after all that stood in the log."""
+    store, rules, seen = create_memory_storage(), RuleSet("rules"), []
+    await store.append(0, [Event("first", "a"), Event("second", "b")])
+
+    @rules.on("first")
+    async def leads_on(ctx: Context) -> None:
+        await ctx.emit("third", subject="b")
+
+    @rules.on("second", "third")
+    def note(ctx: Context) -> None:
+        seen.append(ctx.event_type)
+
+    async with EventBus(rules, store=store):
+        pass
+    assert seen == ["second", "third"]
+
+
+async def test_a_turn_that_changes_nothing_sees_what_others_have_stored() -> None:
+    """Its conditions are asked again, on newer state, if another bus has changed the subject since."""
+    store, rules = create_memory_storage(), RuleSet("rules")
+
+    @rules.on("buy")
+    @when(lambda ctx: ctx.subject.get("stock", 0) > 0)
+    def buy(ctx: Context) -> None:
+        ctx.subject.set("sold", True)
+
+    @rules.on("fill")
+    def fill(ctx: Context) -> None:
+        ctx.subject.set("stock", 5)
+
+    async with EventBus(rules, store=store) as shop, EventBus(rules, store=store) as depot:
+        assert (await shop.emit("buy", "a")).fired == ()
+        await depot.emit("fill", "a")
+        assert (await shop.emit("buy", "a")).fired == ("rules.buy",)
+
+
+async def test_what_a_rule_keeps_of_a_subject_it_only_read_is_not_the_subjects() -> None:
+    """Changing a list after the turn changes nothing, though the turn stored nothing."""
+    rules, kept = RuleSet("rules"), []
+
+    @rules.on("look")
+    def look(ctx: Context) -> None:
+        kept.append(ctx.subject.get("tags"))
+
+    async with EventBus(rules, store=create_memory_storage()) as bus:
+        async with bus.subject("a") as subject:
+            subject.set("tags", ["x"])
+        await bus.emit("look", "a")
+        kept[0].append("y")
+        receipt = await bus.emit("look", "a")
+    assert (kept[1], receipt.changes) == (["x"], ())
+
+
+async def test_an_observer_that_ends_the_program_does_not_repeat_the_event() -> None:
+    """The event was committed before observers are told, so it is handled once."""
+    bus, fails = new_bus(counter()), [SystemExit(3)]
+
+    def exit_once(outcome: object) -> None:
+        if fails:
+            raise fails.pop()
+
+    async with bus:
+        bus.observe(exit_once)
+        with pytest.raises(SystemExit):
+            await bus.emit("counted", "a", {"number": 1})
+        await bus.emit("counted", "a", {"number": 2})
+        assert await value(bus, "a", "order") == [1, 2]
+
+
+@pytest.mark.parametrize(("times", "runs", "dead"), [(1, 2, 0), (10**6, 4, 1)])
+async def test_an_event_whose_turn_is_cancelled_is_handled_again(times: int, runs: int, dead: int) -> None:
+    """At once; but one that always cancels itself is a dead letter in the end."""
+    rules, ran = RuleSet("rules"), []
+
+    @rules.on("go")
+    async def cancels_itself(ctx: Context) -> None:
+        ran.append(1)
+        task = asyncio.current_task()
+        if len(ran) <= times and task is not None:
+            task.cancel()
+            await asyncio.sleep(0)
+
+    async with asyncio.timeout(5), EventBus(rules, store=create_memory_storage()) as bus:
+        receipt = await bus.emit("go", "a")
+        stats = await bus.store.stats()
+    assert (receipt.status, len(ran), stats.pending, stats.dead) == ("handled", runs, 0, dead)
+
+
+async def test_cancelling_the_task_of_an_earlier_turn_hurts_nobody() -> None:
+    """A task that has waited in one turn is not the task of another one."""
+    rules, tasks = RuleSet("rules"), []
+
+    @rules.on("go")
+    async def go(ctx: Context) -> None:
+        tasks.append(asyncio.current_task())
+        await asyncio.sleep(0)
+        if len(tasks) == 2:
+            tasks[0].cancel()
+        await asyncio.sleep(0)
+
+    async with EventBus(rules, store=create_memory_storage()) as bus:
+        await bus.emit("go", "a")
+        assert (await bus.emit("go", "b")).status == "handled"
+    assert len(tasks) == len(set(tasks)) == 2
+
+
+async def test_a_generator_exit_of_a_rule_does_not_block_its_subject() -> None:
+    """The event is handled, as a failure, and the next one as well."""
+    rules = RuleSet("rules")
+
+    @rules.on("go")
+    def go(ctx: Context) -> None:
+        raise GeneratorExit
+
+    async with asyncio.timeout(5), EventBus(rules, store=create_memory_storage()) as bus:
+        assert not (await bus.emit("go", "a")).ok
+        assert (await bus.emit("other", "a")).ok
+
+
+async def test_a_whole_event_is_the_same_when_it_is_emitted_again() -> None:
+    """It has its id, given or not; and nothing can be said beside it."""
+    async with new_bus(counter()) as bus:
+        event = Event("counted", "a", {"number": 1})
+        assert [(await bus.emit(event)).status for _ in range(2)] == ["handled", "duplicate"]
+        with pytest.raises(TypeError, match="replace"):
+            await bus.emit(event, "b")
 
 
 async def test_several_partitions() -> None:

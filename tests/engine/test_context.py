@@ -2,12 +2,13 @@
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from enum import StrEnum
 from typing import Any
 
 import pytest
 
 from onwhen.engine.context import Context
-from onwhen.engine.effects import Effects, Refused
+from onwhen.engine.effects import Cancelled, Effects, Refused
 from onwhen.engine.events import SUBJECT_DELETED, SUBJECT_PROPERTY_CHANGED, SUBJECT_PROPERTY_DELETED, Event
 from onwhen.engine.limits import Limits
 from onwhen.engine.occurrences import Occurrence, change_data
@@ -137,10 +138,25 @@ def test_a_deleted_subject_is_told_without_data() -> None:
 def test_the_idempotency_key_names_event_and_rule() -> None:
     """It does not change with the attempt; another source may use the same ids, so it counts."""
     first, second = context(attempt=1), context(attempt=2)
-    assert first.idempotency_key == second.idempotency_key == "onwhen/e1/a.r"
+    assert first.idempotency_key == second.idempotency_key
     other = Occurrence.of_event(Event("paid", "account:1", id="e1", source="/shop"), effects().subject)
-    assert context(other).idempotency_key == "/shop/e1/a.r"
-    assert context(rule="a.s").idempotency_key == "onwhen/e1/a.s"
+    keys = {first.idempotency_key, context(other).idempotency_key, context(rule="a.s").idempotency_key}
+    assert {len(key) for key in keys} == {32}
+    assert len(keys) == 3
+
+
+def test_a_key_of_a_timer_is_a_str() -> None:
+    """A StrEnum member is the str it stands for; anything else is refused, not ignored."""
+
+    class Key(StrEnum):
+        SLA = "sla"
+
+    ctx = context()
+    ctx.cancel(Key.SLA)
+    assert [type(entry.key) for entry in logged(ctx, Cancelled)] == [str]
+    for wrong in (None, 5):
+        with pytest.raises(TypeError, match="must be a str"):
+            ctx.cancel(wrong)  # type: ignore[arg-type]
 
 
 # -- messages and timers ---------------------------------------------------------------------------------------

@@ -55,7 +55,9 @@ class Shop:
     def submit(
         self, subject: str, number: int = 0, does: Callable[[], Coroutine[Any, Any, None]] | None = None
     ) -> bool:
-        return self.dispatcher.submit(subject, Job(subject, number, does))
+        is_free = self.dispatcher.submit(subject, Job(subject, number, does))
+        self.dispatcher.pump()
+        return is_free
 
     async def idle(self) -> None:
         async with asyncio.timeout(10):
@@ -82,6 +84,20 @@ async def test_work_that_does_not_suspend_is_done_at_once() -> None:
     shop = Shop()
     assert shop.submit("a")
     assert shop.done == [("a", 0)]
+
+
+async def test_nothing_overtakes_what_is_submitted_together() -> None:
+    """Lanes are filled first: what the first piece of work leads to comes after the rest of the batch."""
+    shop = Shop()
+
+    async def leads_on() -> None:
+        shop.submit("b", 2)
+
+    shop.dispatcher.submit("a", Job("a", 0, leads_on))
+    shop.dispatcher.submit("b", Job("b", 1))
+    assert shop.begun == []
+    shop.dispatcher.pump()
+    assert shop.done == [("a", 0), ("b", 1), ("b", 2)]
 
 
 @given(
@@ -131,10 +147,13 @@ async def test_a_hold_lets_work_wait() -> None:
     assert shop.submit("b", 1)
     assert shop.done == [("a", 1), ("b", 1)]
     shop.dispatcher.release("a")
+    shop.dispatcher.pump()
     assert len(shop.done) == 2
     shop.dispatcher.release("a")
+    shop.dispatcher.pump()
     assert shop.done[2:] == [("a", 2), ("a", 3)]
     shop.dispatcher.release("a")  # one too many is no error
+    shop.dispatcher.pump()
     assert shop.submit("a", 4)
 
 
@@ -149,6 +168,7 @@ async def test_urgent_work_goes_first_and_through_a_hold() -> None:
     await shop.idle()
     assert shop.done == [("a", 1), ("a", 3)]
     shop.dispatcher.release("a")
+    shop.dispatcher.pump()
     assert shop.done == [("a", 1), ("a", 3), ("a", 2)]
 
 
@@ -171,6 +191,7 @@ async def test_subjects_that_are_done_cost_nothing() -> None:
         shop.submit(f"s{number}")
     shop.dispatcher.hold("held")
     shop.dispatcher.release("held")
+    shop.dispatcher.pump()
     await shop.idle()
     assert not shop.dispatcher._lanes
 
@@ -235,8 +256,10 @@ async def test_each_piece_runs_in_a_copy_of_its_own_context() -> None:
         context.run(COLOUR.set, colour)
         job = Job("a", 0, look, context)
         shop.dispatcher.submit("a", job)
+        shop.dispatcher.pump()
         if colour == "blue":
             shop.dispatcher.submit("a", job)  # the same context once more
+            shop.dispatcher.pump()
     gate.set()
     await shop.idle()
     assert seen == ["red", "green", "blue", "blue"]
@@ -277,6 +300,7 @@ async def test_an_interrupt_goes_to_who_waits_and_leaves_everything_in_order() -
 
     job = Job("a", 1, interrupted_once)
     shop.dispatcher.submit("a", job)
+    shop.dispatcher.pump()
     async with asyncio.timeout(5):
         while not shop.done:
             await asyncio.sleep(0)
@@ -302,7 +326,9 @@ def test_an_interrupt_that_nobody_waits_for_leaves_the_event_loop(suspends: bool
         raise KeyboardInterrupt
 
     async def main() -> None:
-        Shop().dispatcher.submit("a", Alone("a", 1, interrupted))
+        shop = Shop()
+        shop.dispatcher.submit("a", Alone("a", 1, interrupted))
+        shop.dispatcher.pump()
         said.append("submitted")
         await asyncio.sleep(3600)
 

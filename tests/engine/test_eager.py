@@ -147,7 +147,7 @@ async def test_starting_nests(starter: Starter) -> None:
 
 
 async def test_tasks_are_used_again(starter: Starter) -> None:
-    """A thousand that do not suspend cost one task, a thousand at a time that do cost no more than those at a time."""
+    """A thousand that do not suspend cost one task; the task of one that does ends with it."""
     before = asyncio.all_tasks()
 
     async def work() -> None: ...
@@ -159,7 +159,9 @@ async def test_tasks_are_used_again(starter: Starter) -> None:
     for _ in range(1000):
         starter.start(asyncio.sleep(0))
     await settled(starter)
-    assert len(asyncio.all_tasks() - before) <= 33  # of the others, some stay for next time
+    async with asyncio.timeout(5):
+        while asyncio.all_tasks() - before:
+            await asyncio.sleep(0)
 
 
 # -- suspending

@@ -117,6 +117,8 @@ def test_a_predicate_that_raises_gives_up_and_says_so() -> None:
     [
         {"attempts": 0},
         {"delay": timedelta(seconds=-1)},
+        {"delay": timedelta.max},
+        {"max_delay": timedelta.max},
         {"factor": 0.5},
         {"factor": float("inf")},
         {"factor": float("nan")},

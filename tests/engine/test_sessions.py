@@ -11,12 +11,13 @@ from onwhen import (
     SUBJECT_PROPERTY_DELETED,
     Context,
     EventBus,
+    Limits,
     RuleSet,
     Subject,
     changed,
     create_memory_storage,
 )
-from onwhen.errors import PropertyValueError, StoreConflict, SubjectStateError
+from onwhen.errors import EventTooLarge, PropertyValueError, StoreConflict, SubjectStateError
 
 
 class Ticket(Subject, prefix="ticket:"):
@@ -82,6 +83,19 @@ async def test_its_property_events_are_messages() -> None:
         (SUBJECT_PROPERTY_CHANGED, "tags", [], ["x"]),
     ]
     assert await desk.ticket() == {"status": "open", "n": 11, "tags": ["x"]}
+
+
+async def test_property_events_are_no_larger_than_others() -> None:
+    """A change whose event is too large is refused as any such event is, and nothing is stored; muted, it is stored."""
+    bus = EventBus(store=create_memory_storage(), limits=Limits(max_event_bytes=1000))
+    with pytest.raises(EventTooLarge):
+        async with bus.subject("a") as subject:
+            subject.set("text", "x" * 2000)
+    assert "text" not in await bus.read("a")
+    async with bus.subject("a") as subject:
+        subject.set("text", "x" * 2000, muted=True)
+    assert "text" in await bus.read("a")
+    await bus.close()
 
 
 async def test_load_and_store_by_hand() -> None:
@@ -296,3 +310,23 @@ async def test_cancelling_a_store_stops_the_waiting_only() -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
     assert await desk.ticket() == {"status": "open", "n": 1, "tags": []}
+
+
+async def test_a_store_that_was_cut_short_is_not_asked_again() -> None:
+    """Nobody knows whether it was stored, and a function must not be applied twice: load it and look."""
+    desk = Desk()
+    gate = asyncio.Event()
+
+    @desk.rules.on(changed("n"))
+    async def slow(ctx: Context) -> None:
+        await gate.wait()
+
+    ticket = await desk.bus.subject("ticket:1").load()
+    ticket.set("n", lambda n: n + 1)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(ticket.store(), 0.01)
+    with pytest.raises(SubjectStateError, match=r"ticket:1 is being stored, or that was cut short.*await load\(\)"):
+        await ticket.store()
+    gate.set()
+    await desk.bus.idle()
+    assert (await ticket.load()).get("n") == 1

@@ -156,7 +156,8 @@ class Abort(BaseException):
 
 
 @pytest.mark.parametrize(
-    "error", [Abort(), asyncio.CancelledError(), StopAsyncIteration(), BaseExceptionGroup("", [Abort()])]
+    "error",
+    [Abort(), asyncio.CancelledError(), GeneratorExit(), StopAsyncIteration(), BaseExceptionGroup("", [Abort()])],
 )
 def test_whatever_a_rule_raises_is_its_failure(rules: RuleSet, error: BaseException) -> None:
     """BaseExceptions too, and a CancelledError when nobody has cancelled the engine."""
@@ -213,6 +214,19 @@ async def test_a_cancelled_engine_is_no_failure_of_a_rule(rules: RuleSet) -> Non
     with pytest.raises(asyncio.CancelledError):
         await task
     assert committed(turn).write is None
+
+
+async def test_a_turn_that_is_closed_is_no_failure_of_a_rule(rules: RuleSet) -> None:
+    """As above: its coroutine unwinds, no other rule is run."""
+    rules.on("go", name="slow")(lambda ctx: asyncio.sleep(0))
+    rules.on("go", name="never")(lambda ctx: None)
+    turn = begin(rules)
+    coroutine = turn.run()
+    coroutine.send(None)
+    coroutine.close()
+    assert turn.is_over
+    assert [rule for rule, _ in runs(turn)] == ["r.slow"]
+    assert list(committed(turn).dead) == []
 
 
 # -- time-outs -------------------------------------------------------------------------------------------------
@@ -279,3 +293,25 @@ async def test_a_time_out_of_the_rules_own_is_an_error_like_any_other(rules: Rul
     error = turn.outcome().runs[0].error
     assert isinstance(error, TimeoutError)
     assert not isinstance(error, RuleTimeout)
+
+
+async def test_what_a_rule_has_started_does_not_act_for_another_rule(rules: RuleSet) -> None:
+    """Its context is closed when its run ends, in the middle of the turn too."""
+    tasks: list[asyncio.Task[Any]] = []
+
+    @rules.on("go")
+    async def starts(ctx: Context[Thing]) -> None:
+        async def later() -> None:
+            await asyncio.sleep(0)
+            ctx.emit("late")
+
+        tasks.append(asyncio.create_task(later()))
+
+    @rules.on("go")
+    async def waits(ctx: Context[Thing]) -> None:
+        await asyncio.wait(tasks)
+
+    turn = begin(rules)
+    await turn.run()
+    assert "rule r.starts" in str(tasks[0].exception())
+    assert list(committed(turn).messages) == []

@@ -13,6 +13,7 @@ from onwhen.engine.events import Event
 from onwhen.engine.limits import Limits
 from onwhen.engine.retries import RetryPolicy
 from onwhen.engine.rules import RuleSet, changed
+from onwhen.engine.store import key_of
 from onwhen.errors import UnknownRule
 from onwhen.storage.memory import create_memory_storage
 from tests.engine.turning import NOW, Thing, begin, committed, only_dead, only_retry, run, runs
@@ -67,7 +68,8 @@ def test_only_the_failed_rule_is_run_again(rules: RuleSet) -> None:
         turn = run(begin(rules, event=retry.event, retry=retry, clock=VirtualClock(retry.due)))
         assert [rule for rule, _ in runs(turn)] == ["r.broken"]
         assert committed(turn).retried == retry.key
-    assert seen == [(1, "onwhen/e1/r.broken"), (2, "onwhen/e1/r.broken"), (3, "onwhen/e1/r.broken")]
+    key = key_of(retry.event, "r.broken")
+    assert seen == [(1, key), (2, key), (3, key)]
     assert [event.type for event in committed(turn).messages] == ["done"]
 
 
@@ -79,7 +81,7 @@ def test_when_the_attempts_are_used_up_a_dead_letter_is_left(rules: RuleSet) -> 
         retry = only_retry(turn)
         turn = run(begin(rules, event=retry.event, retry=retry, clock=VirtualClock(retry.due)))
     letter = only_dead(turn)
-    assert (letter.id, letter.rule, letter.event.id) == ("onwhen/e1/r.broken", "r.broken", "e1")
+    assert (letter.id, letter.rule, letter.event.id) == (key_of(letter.event, "r.broken"), "r.broken", "e1")
     assert (letter.attempts, letter.first_failed, letter.time) == (3, NOW, NOW + timedelta(seconds=30))
 
 
@@ -109,9 +111,10 @@ def test_two_sources_may_use_the_same_event_ids(rules: RuleSet) -> None:
     """Their retries and dead letters are not mixed up."""
     rules.on("go", name="broken", retry=RetryPolicy(attempts=2))(failing(OSError()))
     rules.on("go", name="dead")(failing(OSError()))
-    turns = [run(begin(rules, event=Event("go", "thing:1", id="e1", source=source))) for source in ("/a", "/b")]
-    assert len({only_retry(turn).key for turn in turns}) == 2
-    assert len({only_dead(turn).id for turn in turns}) == 2
+    names = [("/a", "e1"), ("/b", "e1"), ("/a/b", "c"), ("/a", "b/c")]
+    turns = [run(begin(rules, event=Event("go", "thing:1", id=id, source=source))) for source, id in names]
+    assert len({only_retry(turn).key for turn in turns}) == 4
+    assert len({only_dead(turn).id for turn in turns}) == 4
 
 
 def test_a_reaction_that_is_run_again_knows_the_same(rules: RuleSet) -> None:
@@ -187,6 +190,33 @@ def test_middleware_around_the_event_sees_a_subject_that_cannot_be_loaded(rules:
     turn = run(begin(rules, refused=ValueError("version 9"), around=around))
     assert seen == ["version 9"]
     assert repr(turn.outcome().error) == "ValueError('version 9')"
+
+
+def test_no_middleware_changes_a_subject_that_cannot_be_loaded(rules: RuleSet) -> None:
+    """It is given what is stored to read; whether it writes, stops the event or raises, the turn ends as refused."""
+
+    async def writes(ctx: Any, next: Any) -> None:
+        ctx.subject.set("n", 1)
+
+    async def stops(ctx: Any, next: Any) -> None:
+        ctx.emit("stopped")
+
+    async def raises(ctx: Any, next: Any) -> None:
+        raise KeyError
+
+    for around in (writes, stops, raises):
+        turn = run(begin(rules, refused=ValueError("version 9"), around=around))
+        assert repr(turn.outcome().error) == "ValueError('version 9')"
+        commit = committed(turn)
+        assert (commit.write, list(commit.messages)) == (None, [])
+        assert only_dead(turn).failure.message == "version 9"
+
+
+def test_a_retry_past_the_end_of_time_is_due_at_its_end(rules: RuleSet) -> None:
+    """Events may say any time."""
+    late = NOW.replace(year=9999, month=12, day=31, hour=23, minute=59, second=59)
+    rules.on("go", name="broken", retry=THRICE)(failing(OSError()))
+    assert only_retry(run(begin(rules, clock=VirtualClock(late)))).due.year == 9999
 
 
 def test_an_event_that_is_run_again_as_a_whole_runs_all_rules_from_their_first_attempt(rules: RuleSet) -> None:
