@@ -32,7 +32,7 @@ from onwhen.engine.store import Answer, Commit, CommitResult, DeadLetter, Retry,
 from onwhen.engine.subjects import Subject
 from onwhen.engine.turns import OPEN_TURNS, Turn
 from onwhen.engine.work import Cascade
-from onwhen.errors import BusClosed, BusInUse, SubjectStateError, UnknownDeadLetter
+from onwhen.errors import BusClosed, BusInUse, ContainerError, SubjectStateError, UnknownDeadLetter
 
 __all__ = ["EventBus"]
 
@@ -63,6 +63,8 @@ class EventBus:
         limits: Limits | None = None,
         source: str = DEFAULT_SOURCE,
     ) -> None:
+        if isinstance(store, type) or not hasattr(store, "commit"):
+            raise ContainerError(f"store={store!r:.200} is no store; give it one that is made: create_..._storage()")
         self.store = store
         self.clock: Clock = clock or SystemClock()
         self.limits = limits or Limits()
@@ -187,7 +189,14 @@ class EventBus:
         assert ctx is not None
         if isinstance(event, Event):
             extensions = event.extensions or None
-            recorded = ctx.emit(event.type, event.data, event.subject, extensions=extensions).event
+            recorded = ctx.emit(
+                event.type,
+                event.data,
+                event.subject,
+                extensions=extensions,
+                datacontenttype=event.datacontenttype,
+                dataschema=event.dataschema,
+            ).event
         else:
             recorded = ctx.emit(event, data, subject, extensions=extensions).event
         assert recorded is not None

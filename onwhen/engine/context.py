@@ -141,6 +141,8 @@ class Context(msgspec.Struct, Generic[S], eq=False):
         at: datetime | None = None,
         key: str | None = None,
         extensions: Mapping[str, str | int | bool] | None = None,
+        datacontenttype: str | None = None,
+        dataschema: str | None = None,
     ) -> Done:
         """Send a message, or set a timer; it is recorded now and leaves with the turn's commit.
 
@@ -152,6 +154,8 @@ class Context(msgspec.Struct, Generic[S], eq=False):
             at: send it at this moment (aware); makes it a timer.
             key: name of the timer; setting one of the same name replaces it, `cancel` takes it back.
             extensions: further CloudEvents attributes.
+            datacontenttype: media type of the data; None means JSON.
+            dataschema: URI of the schema of the data.
 
         Returns:
             Something that may be awaited, and gives the event.
@@ -170,7 +174,9 @@ class Context(msgspec.Struct, Generic[S], eq=False):
             key = _timer_key("emit", key)
             if due is None:
                 raise ValueError(f"emit: key={key!r} names a timer, so it needs delay= or at=")
-        return Done(self._effects.emit(self, event_type, data, subject, due, key, extensions))
+        return Done(
+            self._effects.emit(self, event_type, data, subject, due, key, extensions, datacontenttype, dataschema)
+        )
 
     def _due(self, delay: timedelta | None, at: datetime | None) -> datetime | None:
         if delay is not None:

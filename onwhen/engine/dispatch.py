@@ -101,7 +101,9 @@ class Dispatcher(Generic[_W]):
 
     def do(self, subject: str, work: _W) -> bool:
         """Do work now, if nothing of the subject is ahead of it and there is room; False if it was not done."""
-        if subject in self._lanes or self._pumping or self._active >= self._limit or self._started >= _BURST:
+        if subject in self._lanes or self._pumping or self._expected or self._active >= self._limit:
+            return False  # also while something is on its way that stands earlier in the log
+        if self._started >= _BURST:
             return False
         lane: _Lane[_W] = _Lane(subject, work)
         self._lanes[subject] = lane

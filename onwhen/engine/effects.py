@@ -92,6 +92,8 @@ class Effects(msgspec.Struct, eq=False):
         due: datetime | None,
         key: str | None,
         extensions: Mapping[str, str | int | bool] | None,
+        datacontenttype: str | None = None,
+        dataschema: str | None = None,
     ) -> Event:
         """Record a message, or a timer that is `due` some time."""
         self._check_open("emit", ctx)
@@ -114,6 +116,8 @@ class Effects(msgspec.Struct, eq=False):
             source=self.source,
             time=due or self.now,
             extensions=extensions,
+            datacontenttype=datacontenttype,
+            dataschema=dataschema,
             depth=0 if starts_anew else None,
         )
         event.check_size(self.limits.max_event_bytes)

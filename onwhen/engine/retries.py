@@ -63,6 +63,18 @@ class RetryPolicy:
     in_order: bool = True
 
     def __post_init__(self) -> None:
+        kinds: dict[str, type | tuple[type, ...]] = {
+            "attempts": int,
+            "delay": timedelta,
+            "factor": (int, float),
+            "max_delay": timedelta,
+            "jitter": (int, float),
+        }
+        for name, kind in kinds.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind) or isinstance(value, bool):
+                wanted = "a timedelta" if kind is timedelta else "an int" if kind is int else "a number"
+                raise RuleDefinitionError(f"RetryPolicy: {name}={value!r} must be {wanted}")
         classes = self.retry_on if isinstance(self.retry_on, tuple) else (self.retry_on,)
         checks = {
             f"attempts={self.attempts!r} must be at least 1": self.attempts >= 1,

@@ -124,7 +124,7 @@ class RuleSet:
         retry: RetryPolicy | None = None,
         timeout: float | timedelta | None = None,
     ) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9_][\w.-]*", name):
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_][\w.-]*", name):
             raise RuleDefinitionError(f"rule set name {name!r}: use letters, digits, '_', '-' and dots")
         if not (isinstance(subject, type) and issubclass(subject, Subject)):
             raise RuleDefinitionError(f"rule set {name!r}: subject={subject!r} is not a class that extends Subject")
@@ -136,7 +136,7 @@ class RuleSet:
         self.name = name
         self.subject = subject
         self._middleware = _checked(middleware)
-        self._retry = retry
+        self._retry = _policy(retry)
         self._timeout = _seconds(timeout)
         self._rules: dict[str, Rule] = {}
         self._origins: dict[str, Origin] = {}
@@ -176,7 +176,7 @@ class RuleSet:
         options: dict[str, Any] = {
             "priority": priority,
             "middleware": (*self._middleware, *_checked(middleware)),
-            "retry": retry or self._retry,
+            "retry": _policy(retry) or self._retry,
             "timeout": _seconds(timeout) or self._timeout,
         }
         origin = Origin.of_caller()
@@ -248,9 +248,15 @@ class RuleSet:
 
 def _seconds(timeout: float | timedelta | None) -> float | None:
     seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-    if seconds is not None and not seconds > 0:
-        raise RuleDefinitionError(f"timeout={timeout!r} must be more than 0 seconds")
+    if seconds is not None and not (type(seconds) in (int, float) and seconds > 0):
+        raise RuleDefinitionError(f"timeout={timeout!r} must be more than 0, as a number of seconds or a timedelta")
     return seconds
+
+
+def _policy(retry: RetryPolicy | None) -> RetryPolicy | None:
+    if retry is not None and not isinstance(retry, RetryPolicy):
+        raise RuleDefinitionError(f"retry={retry!r} must be a RetryPolicy(...)")
+    return retry
 
 
 def _checked(middleware: Sequence[Middleware]) -> tuple[Middleware, ...]:

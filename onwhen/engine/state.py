@@ -84,6 +84,8 @@ class State:
         """Set a property; return the new and the old value (ABSENT if there was none)."""
         if extra is not None:
             extra = self._checked(name, extra)
+        if self.operations is not None and callable(value):
+            self.collect()  # what was changed in place before is asked for before, if all is to be asked again
         bag = self.properties
         new, old = bag.write(name, _called(bag, name, value) if callable(value) else value)
         if new is not old:
@@ -123,6 +125,8 @@ class State:
 
     def set_ext(self, name: str, value: Any) -> tuple[Any, Any]:
         """Set an extended property; return the new and the old value (ABSENT if there was none)."""
+        if self.operations is not None and callable(value):
+            self.collect()
         bag = self.ext
         new, old = bag.write(name, _called(bag, name, value) if callable(value) else value)
         if self.operations is not None:

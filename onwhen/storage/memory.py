@@ -153,42 +153,46 @@ class MemoryStore:
 
     async def commit(self, commit: Commit) -> CommitResult:
         """Store one turn's effects; see `Store.commit`."""
-        if self._is_done(commit):
+        subject, handled, log = commit.subject, commit.handled, self._logs[commit.partition]
+        if (handled is not None and handled not in log) or self._is_done(commit):
             return _DONE
-        stored = self._subjects.get(commit.subject)
-        version: Position | None = stored.version if stored is not None else None
+        stored = self._subjects.get(subject)
+        version: Position | None = None if stored is None else stored.version
         if commit.version != version:
             return _CONFLICT
         # Nothing below can fail: from here on it is all or nothing.
-        retries = self._retries[commit.partition]
-        if commit.handled is not None:
-            log, order = self._logs[commit.partition], self._orders[commit.partition]
-            del log[commit.handled]
+        if handled is not None:
+            del log[handled]
+            order = self._orders[commit.partition]
             if len(order) > 2 * len(log) + _SPARE:
                 order[:] = map(int, log)
+        if commit.write is not None:
+            version = self._write(subject, stored, commit.write)
+        self._set_aside(commit)
+        messages = commit.messages
+        return CommitResult(Answer.OK, version, [self._post(event) for event in messages] if messages else ())
+
+    def _is_done(self, commit: Commit) -> bool:
+        if commit.retried is not None and commit.retried not in self._retries[commit.partition]:
+            return True
+        if commit.revived and any(id not in self._dead for id in commit.revived):
+            return True
+        return commit.id is not None and commit.id in self._seen
+
+    def _set_aside(self, commit: Commit) -> None:
+        """Keep what is for later, and let go of what was kept until now."""
         if commit.retried is not None:
-            del retries[commit.retried]
+            del self._retries[commit.partition][commit.retried]
         for id in commit.revived:
             del self._dead[id]
         if commit.id is not None:
             self._remember(commit.id, 0)
-        if commit.write is not None:
-            version = self._write(commit.subject, stored, commit.write)
         if commit.cancel_all or commit.cancelled or commit.timers:
             self._set_timers(commit)
         for retry in commit.retries:
-            retries[retry.key] = retry
+            self._retries[commit.partition][retry.key] = retry
         for letter in commit.dead:
             self._dead[letter.id] = letter
-        return CommitResult(Answer.OK, version, [self._post(event) for event in commit.messages])
-
-    def _is_done(self, commit: Commit) -> bool:
-        return bool(
-            (commit.handled is not None and commit.handled not in self._logs[commit.partition])
-            or (commit.retried is not None and commit.retried not in self._retries[commit.partition])
-            or (commit.revived and any(id not in self._dead for id in commit.revived))
-            or (commit.id is not None and commit.id in self._seen)
-        )
 
     def _write(self, subject: str, stored: _Stored | None, write: SubjectWrite) -> int | None:
         if write.remove:

@@ -27,7 +27,15 @@ from onwhen import (
     when,
 )
 from onwhen.engine.store import Commit, CommitResult
-from onwhen.errors import BusClosed, BusInUse, EventTooLarge, InvalidEvent, RuleFailed, SubjectStateError
+from onwhen.errors import (
+    BusClosed,
+    BusInUse,
+    ContainerError,
+    EventTooLarge,
+    InvalidEvent,
+    RuleFailed,
+    SubjectStateError,
+)
 from onwhen.storage.memory import MemoryStore
 
 NOON = datetime(2026, 11, 5, 12, tzinfo=UTC)
@@ -1185,3 +1193,24 @@ async def test_a_subject_that_cannot_be_loaded_fails_each_of_its_events() -> Non
         assert "deploy that code" in str(receipt.error)
     assert (await old.emit("counted", "door:2")).fired == ("doors.count",)
     assert (await store.stats()).dead == 2
+
+
+async def test_an_event_that_is_emitted_in_a_turn_keeps_what_it_says_of_its_data() -> None:
+    """Its media type and its schema, as outside of a turn."""
+    rules = RuleSet("r")
+    bus = new_bus(rules)
+
+    @rules.on("go")
+    async def go(ctx: Context) -> None:
+        whole = Event("told", "a", b"<x/>", datacontenttype="text/xml", dataschema="urn:x", extensions={"n": 1})
+        await bus.emit(whole)
+
+    (sent,) = (await bus.emit("go", "a")).sent
+    assert (sent.data, sent.datacontenttype, sent.dataschema, sent.extensions["n"]) == (b"<x/>", "text/xml", "urn:x", 1)
+
+
+def test_what_is_no_store_is_refused_at_once() -> None:
+    """Not at the first event: a function that was not called, say."""
+    wrong: Any = create_memory_storage
+    with pytest.raises(ContainerError, match=r"is no store; give it one that is made: create_\.\.\._storage\(\)"):
+        EventBus(store=wrong)

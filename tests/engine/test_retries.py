@@ -135,3 +135,20 @@ def test_values_out_of_range_are_refused_by_name(options: dict[str, Any]) -> Non
     (name,) = options
     with pytest.raises(RuleDefinitionError, match=f"RetryPolicy: {name}="):
         RetryPolicy(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"attempts": "3"}, "attempts='3' must be an int"),
+        ({"attempts": 2.5}, "attempts=2.5 must be an int"),
+        ({"attempts": True}, "attempts=True must be an int"),
+        ({"delay": 30}, "delay=30 must be a timedelta"),
+        ({"max_delay": None}, "max_delay=None must be a timedelta"),
+        ({"factor": "2"}, "factor='2' must be a number"),
+    ],
+)
+def test_values_of_a_wrong_type_are_refused(options: dict[str, Any], problem: str) -> None:
+    """With what they have to be."""
+    with pytest.raises(RuleDefinitionError, match=f"RetryPolicy: {problem}"):
+        RetryPolicy(**options)

@@ -518,3 +518,19 @@ def test_a_rule_set_knows_itself_after_a_second_import(tmp_path: Path, monkeypat
     assert again.rules.is_reimport_of(once.rules)
     assert not once.other.is_reimport_of(once.rules)
     assert not RuleSet("f").is_reimport_of(once.rules)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"retry": 3}, r"retry=3 must be a RetryPolicy\(\.\.\.\)"),
+        ({"timeout": "5"}, "timeout='5' must be more than 0, as a number of seconds or a timedelta"),
+        ({"timeout": True}, "timeout=True must be more than 0"),
+    ],
+)
+def test_options_of_a_wrong_type_are_refused_where_they_are_given(options: dict[str, Any], problem: str) -> None:
+    """For a set as for a rule; not when the rule first fails."""
+    with pytest.raises(RuleDefinitionError, match=problem):
+        RuleSet("r", **options)
+    with pytest.raises(RuleDefinitionError, match=problem):
+        RuleSet("r").on("go", **options)(lambda ctx: None)

@@ -330,3 +330,13 @@ async def test_a_store_that_was_cut_short_is_not_asked_again() -> None:
     gate.set()
     await desk.bus.idle()
     assert (await ticket.load()).get("n") == 1
+
+
+async def test_a_change_in_place_before_a_function_is_not_lost_in_a_conflict() -> None:
+    """Both are asked for again, in their order; the change in place only if nobody else has changed the value."""
+    desk = Desk()
+    ticket = await changed_meanwhile(desk, {"n": 1})
+    ticket.get("tags").append("x")
+    ticket.set("tags", lambda tags: [*tags, "y"])
+    await ticket.store()
+    assert await desk.ticket() == {"status": "new", "n": 1, "tags": ["x", "y"]}
