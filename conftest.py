@@ -32,11 +32,15 @@ from types import CodeType
 from typing import Any, Final
 
 import pytest
+from hypothesis import settings
 from sybil import Document, Example, Region, Sybil
 from sybil.evaluators.doctest import OutputChecker
 from sybil.integration.pytest import SybilFile
 from sybil.parsers.abstract.doctest import DocTestStringParser
 from sybil.parsers.markdown import CodeBlockParser
+
+settings.register_profile("onwhen", settings(), deadline=None)  # a busy machine is no failure of a property
+settings.load_profile("onwhen")
 
 _PLUGIN: Final = "onwhen.testing.plugin"
 _IS_INSTALLED: Final = any(point.value == _PLUGIN for point in entry_points(group="pytest11"))

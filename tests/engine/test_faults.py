@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from onwhen import Context, Event, EventBus, RetryPolicy, RuleSet, VirtualClock, create_memory_storage
@@ -161,7 +161,6 @@ outcomes = st.lists(st.sampled_from(["", "", "before", "after"]), max_size=12)
     read=st.lists(st.sampled_from(["", "before"]), max_size=3),
     partitions=st.integers(1, 3),
 )
-@settings(deadline=None)
 def test_whatever_fails_everything_is_applied_once(
     append: list[str], load: list[str], commit: list[str], read: list[str], partitions: int
 ) -> None:
