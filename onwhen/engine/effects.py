@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -23,7 +23,7 @@ from onwhen.errors import SubjectStateError
 if TYPE_CHECKING:
     from onwhen.engine.context import Context
 
-__all__ = ["Cancelled", "Effects", "Refused"]
+__all__ = ["NOTHING_LEFT", "Cancelled", "Effects", "Left", "Refused"]
 
 
 class Cancelled(msgspec.Struct, frozen=True):
@@ -48,10 +48,13 @@ class Left(msgspec.Struct, frozen=True):
         cancelled: keys of the timers to cancel.
     """
 
-    messages: Sequence[Event]
-    flushed: bool
+    messages: Sequence[Event] = ()
+    flushed: bool = False
     timers: Sequence[Timer] = ()
     cancelled: Sequence[str] = ()
+
+
+NOTHING_LEFT: Final = Left()
 
 
 class Effects(msgspec.Struct, eq=False):

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Final
 
-from onwhen.engine.resend import TRIES, pause
+from onwhen.engine.resend import a_few_times, insist
 from onwhen.engine.store import Accepted, Store
 from onwhen.engine.work import Work
-from onwhen.errors import StoreError
 
 __all__ = ["Intake"]
 
@@ -80,12 +80,4 @@ class Intake:
 
     async def _append(self, batch: Sequence[Work]) -> Sequence[Accepted]:
         events = [work.event for work in batch]
-        tries = 0
-        while True:
-            try:
-                return await self._store.append(self._partition, events)
-            except StoreError:
-                tries += 1
-                if tries >= TRIES:
-                    raise
-                await pause(tries)
+        return await insist(partial(self._store.append, self._partition, events), a_few_times)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from contextvars import Context, copy_context
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from onwhen.engine.agenda import Agenda
@@ -20,7 +21,7 @@ from onwhen.engine.events import Event
 from onwhen.engine.intake import Intake
 from onwhen.engine.outcomes import Outcome, Receipt
 from onwhen.engine.partitions import partition_of
-from onwhen.engine.resend import READ_BATCH, TRIES, commit_surely, pause
+from onwhen.engine.resend import READ_BATCH, a_few_times, commit_surely, insist, pause
 from onwhen.engine.state import State
 from onwhen.engine.store import Accepted, Answer, Commit, CommitResult, LogEntry, Position, Retry
 from onwhen.engine.subjects import Subject
@@ -266,7 +267,7 @@ class Pipeline:
         )
         await turn.run()
         # One that leaves nothing is committed as well: it may have read what was out of date.
-        commit, write = turn.commit(self._partition_of(name), token=None, handled=work.position)
+        commit = turn.commit(self._partition_of(name), token=None, handled=work.position)
         if self._is_volatile:
             if commit.messages:
                 await self._log_ahead((event.subject for event in commit.messages), own=work)
@@ -277,7 +278,7 @@ class Pipeline:
             return None
         work.unlogged = False
         if result.answer is Answer.OK and is_first_answer and refused is None:
-            turn.state.committed(write, result.version)
+            turn.state.committed(commit.write, result.version)
             if len(hot) >= bus.limits.hot_subjects:
                 del hot[next(iter(hot))]  # the one that was not used for longest
             hot[name] = known
@@ -296,7 +297,7 @@ class Pipeline:
         return (Subject, Subject._state_of(record)), refused
 
     def _goes_on(self, tries: int) -> bool:
-        return tries < TRIES or not self.is_closing
+        return a_few_times(tries) or not self.is_closing
 
     def _partition_of(self, subject: str) -> int:
         return 0 if self._partitions == 1 else partition_of(subject, self._partitions)
@@ -387,16 +388,10 @@ class Pipeline:
         found = False
         await self._log_ahead(self._dispatcher.active_subjects())
         for partition in range(self._partitions):
-            tries = 0
-            while True:
-                try:
-                    promoted = await self._store.promote(partition)
-                    break
-                except StoreError:
-                    tries += 1
-                    if not self._goes_on(tries):
-                        return found
-                    await pause(tries)
+            try:
+                promoted = await insist(partial(self._store.promote, partition), self._goes_on)
+            except StoreError:
+                return found
             for entry in promoted.entries:
                 found = True
                 self._submit(Work(entry.event, self.context, position=entry.position))
@@ -436,7 +431,7 @@ class Pipeline:
             try:
                 await self.ready()
                 await self._log_ahead(event.subject for event in commit.messages)
-                answer = await commit_surely(self._store, commit, lambda tries: tries < TRIES)
+                answer = await commit_surely(self._store, commit, a_few_times)
             except BaseException as error:
                 cascade.error = error
                 cascade.settle()

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeVar
 
 from onwhen.engine.events import Event
 from onwhen.engine.partitions import partition_of
 from onwhen.engine.store import Answer, Commit, CommitResult, Position, Store
 from onwhen.errors import StoreError
 
-__all__ = ["READ_BATCH", "TRIES", "commit_surely", "pause"]
+__all__ = ["READ_BATCH", "TRIES", "a_few_times", "commit_surely", "insist", "pause"]
+
+_T = TypeVar("_T")
 
 READ_BATCH: Final = 1000  # log entries that are asked for at once (a count)
 TRIES: Final = 5  # how often a store is asked on behalf of somebody who waits for the answer (a count)
@@ -31,6 +33,32 @@ async def pause(tries: int) -> None:
     """
     longest = _PAUSES[min(tries, len(_PAUSES)) - 1]
     await asyncio.sleep(longest * random.uniform(0.5, 1))  # engines whose store comes back do not all ask at once
+
+
+def a_few_times(tries: int) -> bool:
+    """Go on asking for as long as is fair to somebody who waits."""
+    return tries < TRIES
+
+
+async def insist(call: Callable[[], Awaitable[_T]], goes_on: Callable[[int], bool]) -> _T:
+    """Ask a store until it answers; for what may be asked twice.
+
+    Args:
+        call: asks it.
+        goes_on: asked after each failure, with how often it was tried (a count), whether to try again.
+
+    Raises:
+        StoreError: it did not answer, and nobody goes on.
+    """
+    tries = 0
+    while True:
+        try:
+            return await call()
+        except StoreError:
+            tries += 1
+            if not goes_on(tries):
+                raise
+            await pause(tries)
 
 
 async def commit_surely(store: Store, commit: Commit, goes_on: Callable[[int], bool]) -> tuple[CommitResult, bool]:

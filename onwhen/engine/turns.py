@@ -22,7 +22,7 @@ from onwhen.engine import cascades
 from onwhen.engine.chain import Call, Middleware, compose
 from onwhen.engine.clock import Clock
 from onwhen.engine.context import Context
-from onwhen.engine.effects import Cancelled, Effects, Refused
+from onwhen.engine.effects import NOTHING_LEFT, Cancelled, Effects, Refused
 from onwhen.engine.endings import ends_the_turn, timed
 from onwhen.engine.events import DEFAULT_SOURCE, Event
 from onwhen.engine.limits import Limits
@@ -31,7 +31,7 @@ from onwhen.engine.outcomes import Outcome, RuleRun, failure_of
 from onwhen.engine.retries import RetryAfter, RetryPolicy
 from onwhen.engine.rulebook import Match, Rulebook
 from onwhen.engine.state import Change, Savepoint, Snapshot, State
-from onwhen.engine.store import Commit, DeadLetter, Position, Retry, SubjectWrite, Timer, key_of
+from onwhen.engine.store import Commit, DeadLetter, Position, Retry, Timer, key_of
 from onwhen.engine.subjects import Subject
 from onwhen.errors import CascadeLimit, MiddlewareError, UnknownRule
 
@@ -264,9 +264,7 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
             result = match.rule.function(ctx)
             if result is not None and (result.__class__ is CoroutineType or isawaitable(result)):
                 await result
-        state = self.state
-        if state.properties.texts or state.ext.texts:
-            state.collect()
+        self.state.collect()
 
     def _undo_failed(self, ctx: Context[Any], mark: Savepoint, error: BaseException) -> None:
         """Undo what a failed rule did; if it is the function's error, what middleware did stays, as far as sound."""
@@ -398,29 +396,17 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
 
     # -- what came of it
 
-    def commit(
-        self, partition: int, *, token: str | None, handled: Position | None
-    ) -> tuple[Commit, SubjectWrite | None]:
-        """Return what has to be stored, and the part of it that is about the subject."""
-        state, log = self.state, self.state.log
-        retried = self.retry.key if self.retry is not None else None
-        if not log and not self._retries and not self._dead:
-            return Commit(
-                partition=partition,
-                subject=state.name,
-                version=state.version,
-                token=token,
-                handled=handled,
-                retried=retried,
-            ), None
-        write, left = state.write(), self._effects.left()
-        commit = Commit(
+    def commit(self, partition: int, *, token: str | None, handled: Position | None) -> Commit:
+        """Return what has to be stored."""
+        state = self.state
+        write, left = (state.write(), self._effects.left()) if state.log else (None, NOTHING_LEFT)
+        return Commit(
             partition=partition,
             subject=state.name,
             version=state.version,
             token=token,
             handled=handled,
-            retried=retried,
+            retried=self.retry.key if self.retry is not None else None,
             write=write,
             messages=left.messages,
             timers=left.timers,
@@ -429,7 +415,6 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
             retries=self._retries,
             dead=self._dead,
         )
-        return commit, write
 
     def outcome(self) -> Outcome:
         """Return what the rules did."""

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 import pytest
 from pydantic import BaseModel, Field, computed_field, field_validator
 
-from onwhen.engine import values
 from onwhen.engine.migrations import migrate
-from onwhen.engine.store import SubjectRecord
 from onwhen.engine.subjects import Subject
 from onwhen.errors import (
     PropertyValueError,
     SubjectDefinitionError,
 )
+from tests.engine.samples import record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping as NotThereAtRunTime  # noqa: F401 (named in a string below)
@@ -50,17 +49,6 @@ class Ticket(Subject, prefix="ticket:"):
     def is_new(self) -> bool:
         """Whether nobody has looked at it."""
         return self.status is Status.NEW
-
-
-def record(version: int | None = None, schema: int = 1, name: str = "ticket:1", **properties: Any) -> SubjectRecord:
-    """A subject as a store would return it; with properties it is stored."""
-    return SubjectRecord(
-        name=name,
-        properties={key: values.encode(value) for key, value in properties.items()},
-        ext={},
-        version=version or (1 if properties else None),
-        schema=schema,
-    )
 
 
 # -- declaring a class -------------------------------------------------------------------------------------------

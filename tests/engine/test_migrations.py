@@ -6,29 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from onwhen.engine import values
 from onwhen.engine.migrations import migrate
 from onwhen.engine.state import Snapshot
-from onwhen.engine.store import SubjectRecord
 from onwhen.engine.subjects import Subject
 from onwhen.errors import (
     MigrationError,
     SubjectDefinitionError,
 )
+from tests.engine.samples import record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping as NotThereAtRunTime  # noqa: F401 (named in a string below)
-
-
-def record(version: int | None = None, schema: int = 1, name: str = "ticket:1", **properties: Any) -> SubjectRecord:
-    """A subject as a store would return it; with properties it is stored."""
-    return SubjectRecord(
-        name=name,
-        properties={key: values.encode(value) for key, value in properties.items()},
-        ext={},
-        version=version or (1 if properties else None),
-        schema=schema,
-    )
 
 
 class Order(Subject, prefix="order:", version=3):

@@ -5,30 +5,13 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
 
 from onwhen.engine import values
 from onwhen.engine.state import ABSENT, Change, Snapshot, State
 from onwhen.engine.store import SubjectRecord, SubjectWrite, Version
 from onwhen.engine.subjects import Subject
 from onwhen.errors import PropertyError, SubjectStateError
-
-
-class Address(BaseModel):
-    city: str
-    lines: list[str] = []
-
-
-class Order(Subject, prefix="order:"):
-    count: int = 0
-    rate: float = 1.0
-    price: Decimal = Decimal("0.00")
-    note: str | None = None
-    tags: list[str] = []
-    labels: set[str] = set()
-    by_day: dict[str, list[int]] = {}
-    address: Address | None = None
-    required: int
+from tests.engine.samples import Address, Order
 
 
 def record(properties: dict[str, Any] | None = None, version: Version | None = 1, **ext: Any) -> SubjectRecord:

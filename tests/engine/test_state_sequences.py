@@ -9,30 +9,12 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from pydantic import BaseModel
 
 from onwhen.engine.state import State
 from onwhen.engine.store import SubjectRecord, SubjectWrite
 from onwhen.engine.subjects import Subject
 from onwhen.errors import PropertyError
-
-
-class Address(BaseModel):
-    city: str
-    lines: list[str] = []
-
-
-class Order(Subject, prefix="order:"):
-    count: int = 0
-    rate: float = 1.0
-    price: Decimal = Decimal("0.00")
-    note: str | None = None
-    tags: list[str] = []
-    labels: set[str] = set()
-    by_day: dict[str, list[int]] = {}
-    address: Address | None = None
-    required: int
-
+from tests.engine.samples import Address, Order
 
 texts = st.text(string.ascii_letters + "é\u2028", max_size=3)
 floats = st.floats(allow_nan=False, allow_infinity=False)

@@ -25,6 +25,7 @@ from onwhen.errors import (
     SubjectStateError,
     UnknownProperty,
 )
+from tests.engine.samples import record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping as NotThereAtRunTime  # noqa: F401 (named in a string below)
@@ -66,17 +67,6 @@ class Ticket(Subject, prefix="ticket:"):
 
     def assign(self, who: str) -> None:
         self.owner = who
-
-
-def record(version: int | None = None, schema: int = 1, name: str = "ticket:1", **properties: Any) -> SubjectRecord:
-    """A subject as a store would return it; with properties it is stored."""
-    return SubjectRecord(
-        name=name,
-        properties={key: values.encode(value) for key, value in properties.items()},
-        ext={},
-        version=version or (1 if properties else None),
-        schema=schema,
-    )
 
 
 def ticket(**properties: Any) -> Ticket:

@@ -74,7 +74,7 @@ def run(turn: Turn) -> Turn:
 
 def committed(turn: Turn) -> Commit:
     """Return what the turn asks a store to keep."""
-    return turn.commit(0, token=None, handled=1)[0]
+    return turn.commit(0, token=None, handled=1)
 
 
 def kept(turn: Turn) -> tuple[dict[str, bytes], list[str]]:
