@@ -474,10 +474,10 @@ async def test_a_logger_that_is_off_costs_no_record(around: Any, records: Record
 async def test_payloads_are_left_out(records: Records) -> None:
     """They may be large, or secret."""
     bus = around_both(orders())
-    await bus.emit("order.taken", "order:1", {"card": "4929 1234"})
+    await bus.emit("order.taken", "order:1", {"card": "card-of-ann"})
     for record in records.all:
         assert not hasattr(record, "payload")
-        assert "4929" not in repr(vars(record))
+        assert "card-of-ann" not in repr(vars(record))
 
 
 async def test_payloads_can_be_asked_for(records: Records) -> None:
