@@ -21,6 +21,7 @@ __all__ = [
     "MiddlewareError",
     "MigrationError",
     "OnwhenError",
+    "PoisonEvent",
     "PropertyError",
     "PropertyTypeError",
     "PropertyValueError",
@@ -30,7 +31,11 @@ __all__ = [
     "RuleTimeout",
     "SettingError",
     "StoreConflict",
+    "StoreCorrupt",
     "StoreError",
+    "StoreFormatError",
+    "StoreFull",
+    "StoreInUse",
     "SubjectDefinitionError",
     "SubjectStateError",
     "UnknownDeadLetter",
@@ -86,6 +91,10 @@ class CascadeLimit(RuleError):
 
 class UnknownRule(RuleError, LookupError):
     """A waiting retry, or a dead letter that is replayed, is for a rule that is not there any more."""
+
+
+class PoisonEvent(RuleError):
+    """The process has ended each time that an event was handled: killed by a signal, or out of memory."""
 
 
 class RuleTimeout(RuleError, TimeoutError):
@@ -212,6 +221,22 @@ class UnknownDeadLetter(OnwhenError, LookupError):
 
 class StoreError(OnwhenError):
     """The store could not do what the engine asked."""
+
+
+class StoreInUse(StoreError):
+    """Another process, or another store in this one, has the same data open for writing."""
+
+
+class StoreFull(StoreError):
+    """There is no room left; nothing of what was asked is stored. Make room, and it goes on."""
+
+
+class StoreCorrupt(StoreError):
+    """What is stored is damaged, or cut short. It is left as it is; restore it from a copy."""
+
+
+class StoreFormatError(StoreError):
+    """What is stored was not written by onwhen, or by a newer version of it, or for another number of partitions."""
 
 
 class StoreConflict(StoreError):

@@ -7,6 +7,9 @@ What every store owes the engine. A method that raises `StoreError` says nothing
 place; the engine calls it again with the same arguments, and that does nothing twice. A store therefore keeps what
 tells a second time from a first: the log entry that a commit removes, the retry or dead letter that it takes away,
 the id of a commit that has none of these, and the ids of accepted events.
+
+Calls that append to the log of one partition take effect in the order in which they are made. Their answers may
+come in any order.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ __all__ = [
     "CommitResult",
     "DeadLetter",
     "Failure",
+    "HistoryEntry",
     "LogEntry",
     "Position",
     "Promoted",
@@ -43,8 +47,8 @@ __all__ = [
     "key_of",
 ]
 
-Position: TypeAlias = int | str
-"""Where an accepted event stands in its partition's log; opaque to the engine."""
+Position: TypeAlias = int
+"""Where an accepted event stands in its partition's log: more than those that were accepted before, never reused."""
 
 Version: TypeAlias = int | str
 """Which state of a subject this is; opaque, compared for equality only. One that is not stored has None."""
@@ -78,10 +82,19 @@ class Answer(enum.Enum):
 
 
 class LogEntry(msgspec.Struct, frozen=True):
-    """An accepted event that is not handled yet."""
+    """An accepted event that is not handled yet.
+
+    Attributes:
+        position: where it stands in its partition's log.
+        event: the event.
+        accepted: when it was accepted, by the store's clock.
+        starts: how often its handling was noted to begin (see `Store.starting`), a count.
+    """
 
     position: Position
     event: Event
+    accepted: datetime
+    starts: int = 0
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -165,6 +178,9 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
         failure: the latest error.
         first_attempt: number of the attempt from which the rule's policy counts; a dead letter that is replayed has
             all its attempts again, but no number twice: the ids of what an attempt sends derive from it.
+        parked: the attempts are used up, and the subject's later events wait until somebody resumes it; `due` is
+            when it was parked.
+        starts: how often its attempt was noted to begin (see `Store.starting`), a count.
     """
 
     subject: str
@@ -176,6 +192,8 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
     first_failed: datetime
     failure: Failure
     first_attempt: int = 1
+    parked: bool = False
+    starts: int = 0
 
     @property
     def key(self) -> RetryKey:
@@ -268,14 +286,44 @@ class Promoted(msgspec.Struct, frozen=True):
     next_due: datetime | None
 
 
+class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """What one commit has done to a subject; kept only by a store that was asked to.
+
+    Attributes:
+        time: when it was committed, by the store's clock.
+        subject: name of the subject.
+        event: what was handled; None for a commit outside a turn.
+        rule: id of the rule that was retried; "" if the event was handled for the first time, or there was none.
+        write: what was changed; None if nothing was.
+    """
+
+    time: datetime
+    subject: str
+    event: Event | None = None
+    rule: str = ""
+    write: SubjectWrite | None = None
+
+
 class StoreStats(msgspec.Struct, frozen=True, kw_only=True):
-    """How much a store holds, as counts."""
+    """How much a store holds, as counts.
+
+    Attributes:
+        subjects: stored subjects.
+        pending: accepted events that are not handled yet.
+        timers: timers that are set.
+        retries: retries that wait, parked ones not among them.
+        parked: retries that are parked.
+        dead: dead letters.
+        oldest: when the oldest pending event was accepted, by the store's clock; None if none is pending.
+    """
 
     subjects: int
     pending: int
     timers: int
     retries: int
+    parked: int
     dead: int
+    oldest: datetime | None = None
 
 
 class Store(Protocol):
@@ -301,10 +349,14 @@ class Store(Protocol):
         """
         ...
 
-    async def open(self, clock: Clock) -> None:
+    async def open(self, clock: Clock) -> bool:
         """Make ready for use; called again without `close` when the event loop of the call before has ended.
 
         Stores without a clock of their own take the time from `clock`.
+
+        Returns:
+            Whether it was closed in between: False if whoever had it open last never did, because the process was
+            killed perhaps, and something that it was doing may be the reason. True for a new one.
         """
         ...
 
@@ -312,12 +364,33 @@ class Store(Protocol):
         """Let go of what `open` took, if anything; what was stored stays."""
         ...
 
-    async def append(self, partition: int, events: Sequence[Event]) -> Sequence[Accepted]:
+    async def append(
+        self, partition: int, events: Sequence[Event], bookmarks: Mapping[str, str] | None = None
+    ) -> Sequence[Accepted]:
         """Accept events, in order: once this returns they are kept until handled.
+
+        Args:
+            partition: whose log they go to.
+            events: all of them, or none if this raises.
+            bookmarks: name of a source that the events were read from -> how far it was read with them; stored
+                together with them, in place of what was stored under that name.
 
         Returns:
             For each event what became of it; one of the same source and id as another that is accepted, or was
             within the window, is not accepted again.
+        """
+        ...
+
+    async def bookmark(self, partition: int, name: str) -> str | None:
+        """Return what was last stored under a name by `append`; None if nothing was."""
+        ...
+
+    async def starting(self, partition: int, starts: Mapping[Position | RetryKey, int]) -> None:
+        """Note that the handling of pending events and waiting retries begins, before it does.
+
+        Args:
+            partition: whose they are.
+            starts: which -> how often it has begun, this time included (a count). What is not there is left out.
         """
         ...
 
@@ -346,11 +419,11 @@ class Store(Protocol):
         ...
 
     def retries(self, partition: int) -> AsyncIterator[Retry]:
-        """Go through the waiting retries, earliest due first."""
+        """Go through the waiting and the parked retries, earliest due first, then in the order set."""
         ...
 
     def timers(self, subject: str | None = None) -> AsyncIterator[Timer]:
-        """Go through the timers, earliest due first; of one subject if it is named."""
+        """Go through the timers, earliest due first, then in the order set; of one subject if it is named."""
         ...
 
     def subjects(self, prefix: str = "") -> AsyncIterator[SubjectRecord]:
@@ -367,6 +440,14 @@ class Store(Protocol):
 
     async def discard(self, dead_letter: str) -> bool:
         """Remove a dead letter for good; False if there is none of this id."""
+        ...
+
+    def history(self, subject: str) -> AsyncIterator[HistoryEntry]:
+        """Go through what was done to a subject, latest first; nothing if the store keeps no history.
+
+        A store that was made with `history=n` keeps the latest n entries of all subjects together. Those of a
+        subject that was removed stay.
+        """
         ...
 
     async def stats(self) -> StoreStats:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import bisect
 import heapq
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Hashable, Iterator, Sequence
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
 from datetime import datetime
 from itertools import chain, count, islice
 from typing import Final, TypeAlias
+
+import msgspec
 
 from onwhen.engine.clock import Clock, SystemClock
 from onwhen.engine.events import Event
@@ -23,6 +25,7 @@ from onwhen.engine.store import (
     Commit,
     CommitResult,
     DeadLetter,
+    HistoryEntry,
     LogEntry,
     Position,
     Promoted,
@@ -62,20 +65,27 @@ class MemoryStore:
         partitions: how many partitions there are (a count).
         dedup_window: how many of the latest accepted events with an id of their own are remembered, so that a
             second one of the same source and id is not accepted again (a count).
+        history: how many commits are kept to be looked at, of all subjects together (a count).
 
     Raises:
         ValueError: a count is out of range.
     """
 
-    def __init__(self, *, partitions: int = 1, dedup_window: int = 100_000) -> None:
-        if partitions < 1 or dedup_window < 0:
-            raise ValueError(f"partitions={partitions} must be at least 1, dedup_window={dedup_window} at least 0")
+    def __init__(self, *, partitions: int = 1, dedup_window: int = 100_000, history: int = 0) -> None:
+        if partitions < 1 or dedup_window < 0 or history < 0:
+            raise ValueError(
+                f"partitions={partitions} must be at least 1, dedup_window={dedup_window} and history={history} at "
+                f"least 0"
+            )
         self._partitions = partitions
         self._dedup_window = dedup_window
         self._clock: Clock = SystemClock()
+        self._is_open = False
         self._numbers = count(1)
-        self._logs: list[dict[Position, Event]] = [{} for _ in range(partitions)]
+        self._logs: list[dict[Position, LogEntry]] = [{} for _ in range(partitions)]
         self._orders: list[list[int]] = [[] for _ in range(partitions)]  # positions, those of handled events among them
+        self._bookmarks: list[dict[str, str]] = [{} for _ in range(partitions)]
+        self._history: deque[HistoryEntry] | None = deque(maxlen=history) if history else None
         self._seen: OrderedDict[Hashable, Position] = OrderedDict()
         self._subjects: dict[str, _Stored] = {}
         self._timers: dict[str, dict[str, Timer]] = {}
@@ -94,20 +104,28 @@ class MemoryStore:
         """All of it is lost with the process."""
         return True
 
-    async def open(self, clock: Clock) -> None:
-        """Take the time from `clock` from now on."""
+    async def open(self, clock: Clock) -> bool:
+        """Take the time from `clock` from now on; see `Store.open`."""
         self._clock = clock
+        was_closed, self._is_open = not self._is_open, True
+        return was_closed
 
     async def close(self) -> None:
         """Keep everything: a bus may be opened on it again."""
+        self._is_open = False
 
     # -- the log
 
-    async def append(self, partition: int, events: Sequence[Event]) -> Sequence[Accepted]:
+    async def append(
+        self, partition: int, events: Sequence[Event], bookmarks: Mapping[str, str] | None = None
+    ) -> Sequence[Accepted]:
         """Accept events; see `Store.append`."""
-        return [self._accept(partition, event) for event in events]
+        now = self._clock.now()
+        if bookmarks is not None:
+            self._bookmarks[partition].update(bookmarks)
+        return [self._accept(partition, event, now) for event in events]
 
-    def _accept(self, partition: int, event: Event) -> Accepted:
+    def _accept(self, partition: int, event: Event, now: datetime) -> Accepted:
         log, order = self._logs[partition], self._orders[partition]
         if event.has_id:  # an id that is yet to be made is like no other
             seen = self._seen.get((event.source, event.id))
@@ -116,7 +134,7 @@ class MemoryStore:
         position = next(self._numbers)
         if event.has_id:
             self._remember((event.source, event.id), position)
-        log[position] = event
+        log[position] = LogEntry(position, event, now)
         order.append(position)
         return Accepted(position)
 
@@ -127,17 +145,30 @@ class MemoryStore:
 
     async def read(self, partition: int, after: Position | None, limit: int) -> Sequence[LogEntry]:
         """Return pending events; see `Store.read`."""
-        first = int(after) if after is not None else 0
         log, order = self._logs[partition], self._orders[partition]
-        later = map(order.__getitem__, range(bisect.bisect_right(order, first), len(order)))
-        return [LogEntry(number, log[number]) for number in islice(filter(log.__contains__, later), limit)]
+        later = map(order.__getitem__, range(bisect.bisect_right(order, after or 0), len(order)))
+        return [log[number] for number in islice(filter(log.__contains__, later), limit)]
 
-    def _post(self, event: Event) -> Position:
+    def _post(self, event: Event, now: datetime) -> LogEntry:
         position = next(self._numbers)
         partition = self._partition_of(event.subject)
-        self._logs[partition][position] = event
+        self._logs[partition][position] = entry = LogEntry(position, event, now)
         self._orders[partition].append(position)
-        return position
+        return entry
+
+    async def bookmark(self, partition: int, name: str) -> str | None:
+        """Return how far a source was read; see `Store.bookmark`."""
+        return self._bookmarks[partition].get(name)
+
+    async def starting(self, partition: int, starts: Mapping[Position | RetryKey, int]) -> None:
+        """Note how often handling has begun; see `Store.starting`."""
+        log, retries = self._logs[partition], self._retries[partition]
+        for which, number in starts.items():
+            if isinstance(which, int):
+                if which in log:
+                    log[which] = msgspec.structs.replace(log[which], starts=number)
+            elif which in retries:
+                retries[which] = msgspec.structs.replace(retries[which], starts=number)
 
     def _partition_of(self, subject: str) -> int:
         return 0 if self._partitions == 1 else partition_of(subject, self._partitions)
@@ -161,6 +192,8 @@ class MemoryStore:
         if commit.version != version:
             return _CONFLICT
         # Nothing below can fail: from here on it is all or nothing.
+        if self._history is not None:
+            self._history.append(self._entry_of(commit))
         if handled is not None:
             del log[handled]
             order = self._orders[commit.partition]
@@ -169,8 +202,20 @@ class MemoryStore:
         if commit.write is not None:
             version = self._write(subject, stored, commit.write)
         self._set_aside(commit)
-        messages = commit.messages
-        return CommitResult(Answer.OK, version, [self._post(event) for event in messages] if messages else ())
+        if not commit.messages:
+            return CommitResult(Answer.OK, version)
+        now = self._clock.now()
+        return CommitResult(Answer.OK, version, [self._post(event, now).position for event in commit.messages])
+
+    def _entry_of(self, commit: Commit) -> HistoryEntry:
+        """Return what is kept of a commit; to be made before that takes away what it was about."""
+        event, rule = None, ""
+        if commit.handled is not None:
+            event = self._logs[commit.partition][commit.handled].event
+        elif commit.retried is not None:
+            retry = self._retries[commit.partition][commit.retried]
+            event, rule = retry.event, retry.rule
+        return HistoryEntry(time=self._clock.now(), subject=commit.subject, event=event, rule=rule, write=commit.write)
 
     def _is_done(self, commit: Commit) -> bool:
         if commit.retried is not None and commit.retried not in self._retries[commit.partition]:
@@ -190,8 +235,10 @@ class MemoryStore:
         if commit.cancel_all or commit.cancelled or commit.timers:
             self._set_timers(commit)
         for retry in commit.retries:
+            self._retries[commit.partition].pop(retry.key, None)  # the one that is set last is listed last
             self._retries[commit.partition][retry.key] = retry
         for letter in commit.dead:
+            self._dead.pop(letter.id, None)
             self._dead[letter.id] = letter
 
     def _write(self, subject: str, stored: _Stored | None, write: SubjectWrite) -> int | None:
@@ -258,16 +305,15 @@ class MemoryStore:
                 del own[timer.key]
                 if not own:
                     del self._timers[timer.subject]
-                entries.append(LogEntry(self._post(timer.event), timer.event))
+                entries.append(self._post(timer.event, now))
         return Promoted(entries, None)
 
     async def timers(self, subject: str | None = None) -> AsyncIterator[Timer]:
         """Go through the timers; see `Store.timers`."""
-        found: Iterator[Timer] = chain.from_iterable(own.values() for own in self._timers.values())
-        if subject is not None:
-            found = iter(self._timers.get(subject, {}).values())
-        for timer in sorted(found, key=lambda timer: timer.due):
-            yield timer
+        agendas = self._agendas if subject is None else [self._agendas[self._partition_of(subject)]]
+        for _, _, timer in sorted(chain.from_iterable(agendas), key=lambda entry: entry[:2]):
+            if self._is_set(timer) and subject in (None, timer.subject):
+                yield timer
 
     async def retries(self, partition: int) -> AsyncIterator[Retry]:
         """Go through the waiting retries; see `Store.retries`."""
@@ -289,25 +335,35 @@ class MemoryStore:
         """Remove a dead letter; see `Store.discard`."""
         return self._dead.pop(dead_letter, None) is not None
 
+    async def history(self, subject: str) -> AsyncIterator[HistoryEntry]:
+        """Go through what was done to a subject; see `Store.history`."""
+        for entry in reversed(tuple(self._history or ())):
+            if entry.subject == subject:
+                yield entry
+
     async def stats(self) -> StoreStats:
         """Return how much is kept; see `Store.stats`."""
+        parked = sum(retry.parked for retries in self._retries for retry in retries.values())
         return StoreStats(
             subjects=len(self._subjects),
             pending=sum(map(len, self._logs)),
             timers=sum(map(len, self._timers.values())),
-            retries=sum(map(len, self._retries)),
+            retries=sum(map(len, self._retries)) - parked,
+            parked=parked,
             dead=len(self._dead),
+            oldest=min((next(iter(log.values())).accepted for log in self._logs if log), default=None),
         )
 
 
-def create_memory_storage(*, partitions: int = 1, dedup_window: int = 100_000) -> MemoryStore:
+def create_memory_storage(*, partitions: int = 1, dedup_window: int = 100_000, history: int = 0) -> MemoryStore:
     """Return a store in memory.
 
     Args:
         partitions: how many partitions there are (a count).
         dedup_window: how many accepted events are remembered by source and id (a count).
+        history: how many commits are kept to be looked at (a count).
     """
-    return MemoryStore(partitions=partitions, dedup_window=dedup_window)
+    return MemoryStore(partitions=partitions, dedup_window=dedup_window, history=history)
 
 
 def _record(name: str, stored: _Stored) -> SubjectRecord:

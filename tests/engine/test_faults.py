@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -18,10 +18,12 @@ from onwhen.engine.store import (
     Commit,
     CommitResult,
     DeadLetter,
+    HistoryEntry,
     LogEntry,
     Position,
     Promoted,
     Retry,
+    RetryKey,
     Store,
     StoreStats,
     SubjectRecord,
@@ -71,17 +73,30 @@ class Flaky:
             raise StoreError(f"{name} was done, but nobody has heard of it")
         return result
 
-    async def open(self, clock: Clock) -> None:
-        await self._call("open", _later(self.store.open, clock))
+    async def open(self, clock: Clock) -> bool:
+        result: bool = await self._call("open", _later(self.store.open, clock))
+        return result
 
     async def close(self) -> None:
         await self.store.close()
 
-    async def append(self, partition: int, events: Sequence[Event]) -> Sequence[Accepted]:
+    async def append(
+        self, partition: int, events: Sequence[Event], bookmarks: Mapping[str, str] | None = None
+    ) -> Sequence[Accepted]:
         for event in events:
             event.detach()
-        result: Sequence[Accepted] = await self._call("append", _later(self.store.append, partition, events))
+        append = _later(self.store.append, partition, events, bookmarks)
+        result: Sequence[Accepted] = await self._call("append", append)
         return result
+
+    async def bookmark(self, partition: int, name: str) -> str | None:
+        return await self.store.bookmark(partition, name)
+
+    async def starting(self, partition: int, starts: Mapping[Position | RetryKey, int]) -> None:
+        await self._call("starting", _later(self.store.starting, partition, starts))
+
+    def history(self, subject: str) -> AsyncIterator[HistoryEntry]:
+        return self.store.history(subject)
 
     async def read(self, partition: int, after: Position | None, limit: int) -> Sequence[LogEntry]:
         result: Sequence[LogEntry] = await self._call("read", _later(self.store.read, partition, after, limit))
