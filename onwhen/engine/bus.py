@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import msgspec
 
+from onwhen.engine import upkeep
 from onwhen.engine._attributes import text
 from onwhen.engine.chain import Middleware, Scope
 from onwhen.engine.clock import Clock, SystemClock, VirtualClock
@@ -31,6 +32,7 @@ from onwhen.engine.state import Snapshot
 from onwhen.engine.store import Answer, Commit, CommitResult, DeadLetter, Retry, Store
 from onwhen.engine.subjects import Subject
 from onwhen.engine.turns import OPEN_TURNS, Turn
+from onwhen.engine.upkeep import Migrated
 from onwhen.engine.work import Cascade
 from onwhen.errors import BusClosed, BusInUse, ContainerError, SubjectStateError, UnknownDeadLetter
 
@@ -132,6 +134,7 @@ class EventBus:
         id: str | None = None,
         time: datetime | None = None,
         extensions: Mapping[str, str | int | bool] | None = None,
+        bookmark: tuple[str, str] | None = None,
     ) -> Receipt:
         """Send an event, and wait until it and all messages that follow from it are handled.
 
@@ -146,6 +149,8 @@ class EventBus:
             id: id of the event; a second event of the same source and id is not accepted.
             time: when it happened, aware; by default now.
             extensions: further CloudEvents attributes.
+            bookmark: name of the source that the event was read from, and how far it was read with it; stored
+                together with the event, also if that was accepted before. `store.bookmark` returns it.
 
         Returns:
             What every rule did. A failure is in there, not raised; see `Receipt.raise_for_failure`.
@@ -163,19 +168,60 @@ class EventBus:
         turn, now = self._turn() if OPEN_TURNS.get() else None, None
         if turn is not None:
             return self._record(turn, event, subject, data, extensions)
+        if not isinstance(event, Event):
+            now = self.clock.now()
+        event = self._event(event, subject, data, id, time or now, extensions)
+        receipt, cascade = Receipt(event), Cascade()
+        self._open_here().accept(event, receipt, cascade, now, bookmark)
+        if cascade.pending or cascade.error is not None:
+            await cascade.settled()
+        return receipt
+
+    async def append(
+        self,
+        event: str | Event,
+        subject: str | Subject | None = None,
+        data: Any = None,
+        *,
+        id: str | None = None,
+        time: datetime | None = None,
+        extensions: Mapping[str, str | int | bool] | None = None,
+        bookmark: tuple[str, str] | None = None,
+    ) -> Receipt:
+        """Send an event, and wait only until it is accepted: from then on it is kept until it is handled.
+
+        Arguments and errors are those of `emit`.
+
+        Returns:
+            A receipt that is filled in later; `await receipt.handled()` waits for that.
+        """
+        if OPEN_TURNS.get() and self._turn() is not None:
+            return await self.emit(event, subject, data, id=id, time=time, extensions=extensions)
+        if isinstance(event, Event) and any(more is not None for more in (subject, data, id, time, extensions)):
+            raise TypeError("append: a whole event says everything itself; change a copy of it with event.replace(...)")
+        event = self._event(event, subject, data, id, time or self.clock.now(), extensions)
+        receipt = Receipt(event)
+        await self._open_here().append(event, receipt, bookmark)
+        return receipt
+
+    def _event(
+        self,
+        event: str | Event,
+        subject: str | Subject | None,
+        data: Any,
+        id: str | None,
+        time: datetime | None,
+        extensions: Mapping[str, str | int | bool] | None,
+    ) -> Event:
+        """Return what comes from outside as an event that may be accepted."""
         if isinstance(event, Event):
             event.detach()  # it has an id from now on: emitted again, it is the same one
         else:
             name: Any = subject.name if isinstance(subject, Subject) else subject
-            now = self.clock.now()
-            event = Event(event, name, data, id=id, source=self.source, time=time or now, extensions=extensions)
+            event = Event(event, name, data, id=id, source=self.source, time=time, extensions=extensions)
         if event.data is not None:
             event.check_size(self.limits.max_event_bytes)
-        receipt, cascade = Receipt(event), Cascade()
-        self._open_here().accept(event, receipt, cascade, now)
-        if cascade.pending or cascade.error is not None:
-            await cascade.settled()
-        return receipt
+        return event
 
     def _record(
         self,
@@ -279,12 +325,14 @@ class EventBus:
         self._refuse_inside_turn("store")
         return await self._open_here().commit(commit)
 
-    # -- dead letters
+    # -- what failed
 
-    async def dead_letters(self) -> AsyncIterator[DeadLetter]:
-        """Go through the dead letters, oldest first."""
+    async def dead_letters(
+        self, *, rule: str | None = None, subject: str | None = None, event_type: str | None = None
+    ) -> AsyncIterator[DeadLetter]:
+        """Go through the dead letters, oldest first; with arguments, through those for which all of them hold."""
         await self.opened()
-        async for letter in self.store.dead_letters():
+        async for letter in upkeep.dead_letters(self.store, rule=rule, subject=subject, event_type=event_type):
             yield letter
 
     async def replay(self, dead_letter: str) -> Receipt:
@@ -300,30 +348,19 @@ class EventBus:
         letter = await self.store.dead_letter(dead_letter)
         if letter is None:
             raise UnknownDeadLetter(f"no dead letter {dead_letter!r}: replayed or discarded, or mistyped")
-        again = Retry(
-            subject=letter.subject,
-            event=letter.event,
-            rule=letter.rule,
-            attempt=letter.attempts + 1,
-            first_attempt=letter.attempts + 1,
-            due=self.clock.now(),
-            in_order=False,
-            first_failed=letter.first_failed,
-            failure=letter.failure,
-        )
-        commit = Commit(
-            partition=partition_of(letter.subject, self.store.partitions),
-            subject=letter.subject,
-            retries=[again],
-            revived=[letter.id],
-        )
-        while True:
-            version = (await self.store.load(letter.subject)).version
-            result, _, receipts = await self.commit_outside(msgspec.structs.replace(commit, version=version))
-            if result.answer is Answer.DONE:
-                raise UnknownDeadLetter(f"dead letter {dead_letter!r} was replayed or discarded meanwhile")
-            if result.answer is Answer.OK:
-                return receipts[0]
+        receipt = await self._run_again(upkeep.again(letter, self.clock.now()), revived=[letter.id])
+        if receipt is None:
+            raise UnknownDeadLetter(f"dead letter {dead_letter!r} was replayed or discarded meanwhile")
+        return receipt
+
+    async def replay_all(
+        self, *, rule: str | None = None, subject: str | None = None, event_type: str | None = None
+    ) -> list[Receipt]:
+        """Replay the dead letters for which all arguments hold, each once, oldest first, one after the other."""
+        letters = [letter async for letter in self.dead_letters(rule=rule, subject=subject, event_type=event_type)]
+        now = self.clock.now()
+        receipts = [await self._run_again(upkeep.again(letter, now), revived=[letter.id]) for letter in letters]
+        return [receipt for receipt in receipts if receipt is not None]
 
     async def discard(self, dead_letter: str) -> None:
         """Remove a dead letter for good.
@@ -334,6 +371,63 @@ class EventBus:
         await self.opened()
         if not await self.store.discard(dead_letter):
             raise UnknownDeadLetter(f"no dead letter {dead_letter!r}: replayed or discarded, or mistyped")
+
+    async def parked(self, subject: str | None = None) -> AsyncIterator[Retry]:
+        """Go through what is parked: rules that failed for good, whose subjects wait until somebody resumes them."""
+        await self.opened()
+        async for retry in upkeep.parked(self.store, subject):
+            yield retry
+
+    async def resume(self, subject: str) -> list[Receipt]:
+        """Run what is parked of a subject again, each rule on its event; when that succeeds the subject goes on.
+
+        Returns:
+            What came of each; what failed again is parked again, by its policy. Nothing if nothing is parked.
+        """
+        now = self.clock.now()
+        waiting = [retry async for retry in self.parked(subject)]
+        receipts = [await self._run_again(upkeep.resumed(retry, now), retried=retry.key) for retry in waiting]
+        return [receipt for receipt in receipts if receipt is not None]
+
+    async def skip(self, subject: str) -> list[DeadLetter]:
+        """Give up what is parked of a subject, and go on with the subject.
+
+        Returns:
+            The dead letters that it is now; nothing if nothing is parked.
+        """
+        self._refuse_inside_turn("skip")
+        await self.opened()
+        letters = await upkeep.skip(self.store, subject, self.clock.now())
+        if letters and self._pipeline is not None:
+            self._here().release(subject, len(letters))
+        return letters
+
+    async def _run_again(self, retry: Retry, **instead: Any) -> Receipt | None:
+        """Let a retry take the place of what a commit takes away; None if that is not there any more."""
+        commit = Commit(
+            partition=partition_of(retry.subject, self.store.partitions),
+            subject=retry.subject,
+            retries=[retry],
+            **instead,
+        )
+        while True:
+            version = (await self.store.load(retry.subject)).version
+            result, _, receipts = await self.commit_outside(msgspec.structs.replace(commit, version=version))
+            if result.answer is Answer.DONE:
+                return None
+            if result.answer is Answer.OK:
+                return receipts[0]
+
+    async def migrate_subjects(self, *, dry_run: bool = False) -> AsyncIterator[Migrated]:
+        """Bring all stored subjects to the schema version that their class declares; see `Migrated`.
+
+        Args:
+            dry_run: store nothing, only find out.
+        """
+        await self.opened()
+        async for migrated in upkeep.migrate_subjects(self.store, self.rulebook, dry_run=dry_run):
+            self.forget(migrated.subject)
+            yield migrated
 
     # -- life
 

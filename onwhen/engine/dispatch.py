@@ -6,9 +6,11 @@ Belongs here: order, concurrency and fairness. It must not know what the work is
 from __future__ import annotations
 
 import asyncio
+import heapq
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextvars import Context
+from itertools import count
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
@@ -24,6 +26,11 @@ class _Work(Protocol):
     @property
     def context(self) -> Context:
         """The context variables of whoever asked for the work; it is done in a copy."""
+        ...
+
+    @property
+    def order(self) -> float:
+        """Where it stands among all work, if only one piece is done at a time."""
         ...
 
     def fail(self, error: BaseException) -> bool:
@@ -63,11 +70,36 @@ class _Lane(msgspec.Struct, Generic[_W], eq=False):
         """Tell whether there is work that may be done now."""
         return bool(self.urgent or (self.work and not self.holds))
 
+    def first(self) -> _W:
+        """Return the next piece of work."""
+        waiting = self.urgent or self.work
+        assert waiting
+        return waiting[0]
+
     def next(self) -> _W:
         """Take the next piece of work."""
         waiting = self.urgent or self.work
         assert waiting
         return waiting.popleft()
+
+
+class _Ready(Generic[_W]):
+    """The lanes that may start, by the order of their next piece of work."""
+
+    def __init__(self) -> None:
+        self._lanes: list[tuple[float, int, _Lane[_W]]] = []
+        self._numbers = count()
+
+    def append(self, lane: _Lane[_W]) -> None:
+        """Put a lane in."""
+        heapq.heappush(self._lanes, (lane.first().order, next(self._numbers), lane))
+
+    def popleft(self) -> _Lane[_W]:
+        """Take the first one out."""
+        return heapq.heappop(self._lanes)[2]
+
+    def __len__(self) -> int:
+        return len(self._lanes)
 
 
 class Dispatcher(Generic[_W]):
@@ -79,7 +111,8 @@ class Dispatcher(Generic[_W]):
     Args:
         handle: does one piece of work, and handles its own errors. One that leaves it is reported to the event
             loop; one that ends the program, as KeyboardInterrupt, leaves the event loop if nobody waits for the work.
-        limit: how many subjects are worked on at the same time (a count).
+        limit: how many subjects are worked on at the same time (a count). With 1, all work is done one after the
+            other, by its `order`; else whoever is ready first comes first.
         loop: the event loop that all of this happens on.
     """
 
@@ -87,10 +120,10 @@ class Dispatcher(Generic[_W]):
         self, handle: Callable[[_W], Coroutine[Any, Any, None]], limit: int, loop: asyncio.AbstractEventLoop
     ) -> None:
         self._handle = handle
-        self._limit = limit
+        self._limit = self._full_limit = limit
         self._loop = loop
         self._lanes: dict[str, _Lane[_W]] = {}
-        self._ready: deque[_Lane[_W]] = deque()
+        self._ready: deque[_Lane[_W]] | _Ready[_W] = _Ready() if limit == 1 else deque()
         self._active = 0
         self._expected = 0
         self._pumping = False
@@ -165,6 +198,10 @@ class Dispatcher(Generic[_W]):
                 yield lane.active
             yield from lane.urgent
             yield from lane.work
+
+    def one_by_one(self, only: bool) -> None:
+        """Work on one subject at a time, or again on as many as the limit allows."""
+        self._limit = 1 if only else self._full_limit
 
     def start(self, coroutine: Coroutine[Any, Any, None], context: Context) -> None:
         """Run a coroutine as work is done: now, and on its own if it suspends."""

@@ -6,25 +6,67 @@ Belongs here: telling these apart from a rule's own failure. It must not know wh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+import types
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, Final
 
 from onwhen.errors import RuleTimeout
 
 __all__ = ["ends_the_program", "ends_the_turn", "timed"]
 
 
-async def timed(work: Awaitable[None], rule: str, seconds: float) -> None:
-    """Bound a run in time; a rule or a middleware that swallows its cancellation is late all the same."""
-    scope = asyncio.timeout(seconds)
+_ENDED: Final = object()
+
+
+async def timed(work: Awaitable[None], what: str, seconds: float, loop: asyncio.AbstractEventLoop) -> None:
+    """Bound a run in time; one that swallows its cancellation is late all the same.
+
+    One that does not suspend cannot be interrupted, and costs next to nothing.
+
+    Args:
+        work: what is run.
+        what: which rule or turn it is, for the error.
+        seconds: how long it may take.
+        loop: the running event loop.
+
+    Raises:
+        RuleTimeout: it took longer.
+    """
+    began = loop.time()
+    steps = work.__await__()
+    waits_for = next(steps, _ENDED)
+    if waits_for is _ENDED:
+        return
+    scope = asyncio.timeout_at(began + seconds)
     try:
         async with scope:
-            await work
+            await _rest(steps, waits_for)
     except TimeoutError as error:
         if not scope.expired():
             raise
-        raise RuleTimeout(rule, seconds) from error
+        raise RuleTimeout(what, seconds) from error
     if scope.expired():
-        raise RuleTimeout(rule, seconds)
+        raise RuleTimeout(what, seconds)
+
+
+@types.coroutine
+def _rest(steps: Generator[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
+    """Go on with what has suspended, as if it had been awaited here from the start."""
+    step: Callable[[Any], Any]
+    while True:
+        try:
+            value = yield waits_for
+        except GeneratorExit:
+            steps.close()
+            raise
+        except BaseException as error:
+            step, value = steps.throw, error
+        else:
+            step = steps.send
+        try:
+            waits_for = step(value)
+        except StopIteration:
+            return
 
 
 def ends_the_program(error: BaseException) -> bool:

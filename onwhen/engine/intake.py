@@ -11,9 +11,11 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Final
 
-from onwhen.engine.resend import a_few_times, insist
+from onwhen.engine.arrivals import Arrivals
+from onwhen.engine.resend import a_few_times, insist, positions
 from onwhen.engine.store import Accepted, Store
 from onwhen.engine.work import Work
+from onwhen.errors import StoreError, StoreFull
 
 __all__ = ["Intake"]
 
@@ -26,25 +28,28 @@ class Intake:
     Args:
         partition: number of the partition.
         store: whose log it is.
+        arrivals: where accepted events go.
         ready: awaited before the first event is appended.
-        accepted: called with pieces of work, in the order of the log, and what became of the event of each.
         log_ahead: called with names of subjects before anything of theirs is put into the log.
+        goes_on: asked, with how often the store was asked (a count), whether to ask again what nobody waits for.
     """
 
     def __init__(
         self,
         partition: int,
         store: Store,
+        arrivals: Arrivals,
         ready: Callable[[], Awaitable[None]],
-        accepted: Callable[[Sequence[Work], Sequence[Accepted]], None],
         log_ahead: Callable[[Iterable[str]], Awaitable[None]],
+        goes_on: Callable[[int], bool],
     ) -> None:
         self.is_running = False
         self._partition = partition
         self._store = store
+        self._arrivals = arrivals
         self._ready = ready
-        self._accepted = accepted
         self._log_ahead = log_ahead
+        self._goes_on = goes_on
         self._waiting: deque[Work] = deque()
 
     def put(self, work: Work) -> bool:
@@ -60,14 +65,7 @@ class Intake:
             await self._ready()
             while self._waiting:
                 batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH))]
-                try:
-                    await self._log_ahead({work.event.subject: None for work in batch})
-                    answers = await self._append(batch)
-                except Exception as error:
-                    for work in batch:
-                        work.fail(error)
-                else:
-                    self._accepted(batch, answers)
+                await self._take_in(batch)
                 batch = []
         except BaseException as error:
             for work in (*batch, *self._waiting):
@@ -78,6 +76,51 @@ class Intake:
         finally:
             self.is_running = False
 
+    async def _take_in(self, batch: Sequence[Work]) -> None:
+        call, found = self._arrivals.calling(), list[Work]()
+        try:
+            await self._log_ahead({work.event.subject: None for work in batch})
+            found = _accepted(batch, await insist(partial(self._append, batch), a_few_times))
+        except StoreError as error:
+            for work in batch:
+                work.fail(error)
+            if not isinstance(error, StoreFull):  # which says that nothing was stored
+                found = await self._find(batch)
+        except Exception as error:
+            for work in batch:
+                work.fail(error)
+        finally:
+            self._arrivals.arrived(call, found)
+
     async def _append(self, batch: Sequence[Work]) -> Sequence[Accepted]:
-        events = [work.event for work in batch]
-        return await insist(partial(self._store.append, self._partition, events), a_few_times)
+        bookmarks = {work.bookmark[0]: work.bookmark[1] for work in batch if work.bookmark is not None}
+        return await self._store.append(self._partition, [work.event for work in batch], bookmarks or None)
+
+    async def _find(self, batch: Sequence[Work]) -> list[Work]:
+        """Return what was accepted after all, though nobody could be told."""
+
+        def goes_on(tries: int) -> bool:
+            while self._waiting:
+                self._waiting.popleft().fail(StoreError("the store does not answer; this event was not accepted"))
+            return self._goes_on(tries)
+
+        try:
+            found = await insist(partial(positions, self._store, [work.event for work in batch]), goes_on)
+        except StoreError:
+            return []  # the bus is closing; what is in the log is taken up when it is opened again
+        for work, position in zip(batch, found, strict=True):
+            work.position, work.again = position, True
+        return [work for work in batch if work.position is not None]
+
+
+def _accepted(batch: Sequence[Work], answers: Sequence[Accepted]) -> list[Work]:
+    """Note what became of events; return those that are to be handled."""
+    found = []
+    for work, answer in zip(batch, answers, strict=True):
+        work.position, work.again = answer.position, not answer.is_new
+        if answer.position is not None:
+            work.tell_accepted()
+            found.append(work)
+        else:
+            work.duplicate()
+    return found

@@ -24,6 +24,8 @@ class Limits:
         max_concurrent_turns: subjects that are worked on at the same time (a count).
         hot_subjects: subjects whose state is kept in memory between turns (a count).
         rule_timeout: how long one run of a rule may take (seconds); None for no limit.
+        turn_timeout: how long all rules of an event may take together (seconds); None for no limit. What is late is
+            cancelled, and the event fails as a whole.
         retry: for rules that name no policy of their own.
 
     Raises:
@@ -36,6 +38,7 @@ class Limits:
     max_concurrent_turns: int = 1000
     hot_subjects: int = 10_000
     rule_timeout: float | None = None
+    turn_timeout: float | None = 300.0
     retry: RetryPolicy = field(default_factory=RetryPolicy)
 
     def __post_init__(self) -> None:
@@ -43,9 +46,10 @@ class Limits:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise SettingError(f"{name}={value!r} must be an int of at least 1", settings=(name,))
-        timeout = self.rule_timeout
-        if timeout is not None and not (type(timeout) in (int, float) and timeout > 0):
-            problem = f"rule_timeout={timeout!r} must be a number of seconds, more than 0, or None"
-            raise SettingError(problem, settings=("rule_timeout",))
+        for name in ("rule_timeout", "turn_timeout"):
+            timeout = getattr(self, name)
+            if timeout is not None and not (type(timeout) in (int, float) and timeout > 0):
+                problem = f"{name}={timeout!r} must be a number of seconds, more than 0, or None"
+                raise SettingError(problem, settings=(name,))
         if not isinstance(self.retry, RetryPolicy):
             raise SettingError(f"retry={self.retry!r} must be a RetryPolicy", settings=("retry",))

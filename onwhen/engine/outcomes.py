@@ -6,8 +6,9 @@ how turns run or where anything is stored.
 
 from __future__ import annotations
 
+import asyncio
 import traceback
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
 from typing import Any, Final, Literal, TypeAlias
 
@@ -50,6 +51,7 @@ class RuleRun(msgspec.Struct, kw_only=True):
         cancelled: keys of the timers it cancelled.
         attempt: 1 for the first run on this event.
         retry_at: when it will be run again, for one that failed and will be.
+        parked: it failed for good, and its subject waits until somebody resumes it.
     """
 
     rule: str
@@ -68,11 +70,12 @@ class RuleRun(msgspec.Struct, kw_only=True):
     cancelled: tuple[str, ...] = ()
     attempt: int = 1
     retry_at: datetime | None = None
+    parked: bool = False
 
     def forget(self) -> None:
         """Note that nothing of what it did was kept, because the event as a whole failed."""
         self.changes = self.messages = self.timers = self.refused = self.cancelled = ()
-        self.retry_at = None
+        self.retry_at, self.parked = None, False
 
 
 class Outcome(msgspec.Struct, kw_only=True):
@@ -83,6 +86,7 @@ class Outcome(msgspec.Struct, kw_only=True):
         runs: the rules, in the order in which they were considered.
         error: why the event as a whole failed; then nothing of what its rules did was kept.
         retry_at: when it will be run again, for an event that failed as a whole and will be.
+        parked: the event failed as a whole, and its subject waits until somebody resumes it.
         dead: dead letters that the turn left.
     """
 
@@ -90,6 +94,7 @@ class Outcome(msgspec.Struct, kw_only=True):
     runs: tuple[RuleRun, ...] = ()
     error: BaseException | None = None
     retry_at: datetime | None = None
+    parked: bool = False
     dead: tuple[DeadLetter, ...] = ()
 
 
@@ -108,6 +113,7 @@ class Receipt(msgspec.Struct, eq=False):
     status: ReceiptStatus = "accepted"
     cascade: list[Receipt] = []
     _outcome: Outcome | None = None
+    _settled: Callable[[], Awaitable[None]] | None = None
 
     @property
     def runs(self) -> tuple[RuleRun, ...]:
@@ -178,6 +184,20 @@ class Receipt(msgspec.Struct, eq=False):
         if failures:
             told = "; ".join(f"{rule or 'the event'}: {error!r}" for rule, error in failures)
             raise RuleFailed(f"{self.event.type} to {self.event.subject}: {told}", failures) from failures[0][1]
+        return self
+
+    async def handled(self, timeout: float | None = None) -> Receipt:
+        """Wait until the event, and all that follows from it, is handled, or waits for a retry; return this receipt.
+
+        Args:
+            timeout: how long to wait at most (seconds); None for no limit. The event is handled all the same.
+
+        Raises:
+            TimeoutError: it took longer.
+        """
+        if self._settled is not None:
+            async with asyncio.timeout(timeout):
+                await self._settled()
         return self
 
     def __repr__(self) -> str:

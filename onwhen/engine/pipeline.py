@@ -8,7 +8,7 @@ holds is also in the store: a pipeline can be thrown away at any moment, and ano
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context, copy_context
 from datetime import datetime
@@ -16,18 +16,22 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from onwhen.engine.agenda import Agenda
+from onwhen.engine.arrivals import Arrivals, Call
+from onwhen.engine.clock import VirtualClock
 from onwhen.engine.dispatch import Dispatcher
+from onwhen.engine.endings import timed
 from onwhen.engine.events import Event
 from onwhen.engine.intake import Intake
 from onwhen.engine.outcomes import Outcome, Receipt
 from onwhen.engine.partitions import partition_of
-from onwhen.engine.resend import READ_BATCH, a_few_times, commit_surely, insist, pause
+from onwhen.engine.recovery import MAX_STARTS, Held, poison, read_held
+from onwhen.engine.resend import a_few_times, commit_surely, insist, pause, positions
 from onwhen.engine.state import State
-from onwhen.engine.store import Accepted, Answer, Commit, CommitResult, LogEntry, Position, Retry
+from onwhen.engine.store import Answer, Commit, CommitResult, Position, Retry, RetryKey
 from onwhen.engine.subjects import Subject
 from onwhen.engine.turns import Turn
 from onwhen.engine.work import Cascade, Work
-from onwhen.errors import MigrationError, StoreConflict, StoreError
+from onwhen.errors import MigrationError, PoisonEvent, StoreConflict, StoreError, StoreFull
 
 if TYPE_CHECKING:
     from onwhen.engine.bus import EventBus
@@ -38,7 +42,7 @@ _MAX_CONFLICTS: Final = 100  # each one means that somebody else has committed, 
 _MAX_CANCELS: Final = 3  # turns of one event; whoever cancels a turn is most often its own rule, and does it again
 
 _Hot: TypeAlias = "dict[str, tuple[type[Subject], State]]"
-_Committed: TypeAlias = tuple[Turn, Commit, CommitResult]
+_Committed: TypeAlias = tuple[Turn, Commit, CommitResult, Call | None]
 
 
 class Pipeline:
@@ -61,9 +65,13 @@ class Pipeline:
         self._is_volatile = bus.store.volatile
         self._dispatcher: Dispatcher[Work] = Dispatcher(self._handle, bus.limits.max_concurrent_turns, loop)
         self._agenda = Agenda(bus.clock, self._ring)
+        self._arrivals = Arrivals(self._take_up)
         self._intakes = [
-            Intake(n, self._store, self.ready, self._accepted, self._log_ahead) for n in range(self._partitions)
+            Intake(n, self._store, self._arrivals, self.ready, self._log_ahead, self._goes_on)
+            for n in range(self._partitions)
         ]
+        self._promoted: list[Position | None] = [None] * self._partitions  # up to where timers in the log are known
+        self._suspects = 0
         self._hot: _Hot = {}
         self._opening: asyncio.Future[None] | None = None
         self._closing = asyncio.Lock()
@@ -83,10 +91,11 @@ class Pipeline:
         self._dispatcher.expect()
         try:
             try:
-                await self._store.open(self._bus.clock)
+                was_closed = await self._store.open(self._bus.clock)
                 # All of it is read before any of it is handled: if reading fails, it is read again another time.
-                held = [retry for n in range(self._partitions) async for retry in self._store.retries(n)]
-                pending = [entry for n in range(self._partitions) for entry in await self._read_all(n)]
+                held = await read_held(self._store)
+                self._set_clock(held)
+                starts = {} if was_closed else await self._note_starts(held)
             except BaseException as error:
                 self._opening = None
                 opened.set_exception(error)
@@ -96,23 +105,60 @@ class Pipeline:
                 return
             self.is_open = True
             opened.set_result(None)
-            for retry in held:
-                self._wait_for(retry)
-            for entry in pending:
-                self._submit(Work(entry.event, self.context, position=entry.position))
+            for partition in held:
+                self._go_on_with(partition, starts)
             self._dispatcher.pump()
             self._agenda.timer(self._bus.clock.now())  # the store is to say which ones there are
             await self.run_due()
         finally:
             self._dispatcher.expected()
 
-    async def _read_all(self, partition: int) -> list[LogEntry]:
-        entries: list[LogEntry] = []
-        position: Position | None = None
-        while found := await self._store.read(partition, position, READ_BATCH):
-            entries.extend(found)
-            position = found[-1].position
-        return entries
+    def _set_clock(self, held: Sequence[Held]) -> None:
+        """Move a virtual clock to where it was, at least, when what is pending was accepted: time does not run back."""
+        clock = self._bus.clock
+        if isinstance(clock, VirtualClock):
+            for partition in held:
+                if partition.pending:
+                    clock.move_to(max(entry.accepted for entry in partition.pending))
+
+    def _go_on_with(self, held: Held, starts: Mapping[Position | RetryKey, int]) -> None:
+        """Take up what was left; what may have killed the process before anything else, and one by one."""
+        suspected: list[Work] = []
+        for retry in held.retries:
+            if retry.key in starts:
+                suspected.append(Work(retry.event, self.context, retry=retry, starts=starts[retry.key]))
+                if retry.in_order:
+                    self._dispatcher.hold(retry.subject)
+            else:
+                self._wait_for(retry)
+        works = [
+            Work(entry.event, self.context, position=entry.position, starts=starts.get(entry.position))
+            for entry in held.pending
+        ]
+        suspected.extend(work for work in works if work.starts is not None)
+        if suspected:
+            self._suspects += len(suspected)
+            self._dispatcher.one_by_one(True)
+        self._send_on(suspected)
+        self._send_on([work for work in works if work.starts is None])
+        if held.pending:
+            self._promoted[held.partition] = held.pending[-1].position
+
+    async def _note_starts(self, held: Sequence[Held]) -> Mapping[Position | RetryKey, int]:
+        """Note that handling begins again of what may have killed the process.
+
+        Returns:
+            What had begun before the time before as well, and how often it will have begun when it begins now: that
+            is noted for each one just before it is handled.
+        """
+        now, again = self._bus.clock.now(), {}
+        for partition in held:
+            suspects = partition.suspects(now)
+            again.update({which: starts + 1 for which, starts in suspects.items() if starts})
+            first = {which: 1 for which, starts in suspects.items() if not starts}
+            if first:
+                await insist(partial(self._store.starting, partition.partition, first), a_few_times)
+        return again
 
     async def idle(self) -> None:
         """Wait until all that was accepted is handled, but for what waits for a timer or a retry."""
@@ -145,13 +191,39 @@ class Pipeline:
 
     # -- accepting
 
-    def accept(self, event: Event, receipt: Receipt, cascade: Cascade, now: datetime | None = None) -> None:
+    def accept(
+        self,
+        event: Event,
+        receipt: Receipt,
+        cascade: Cascade,
+        now: datetime | None = None,
+        bookmark: tuple[str, str] | None = None,
+    ) -> None:
         """Take an event in; the cascade is told when it, and what follows from it, is handled or has failed."""
         work = Work(event, copy_context(), None, receipt, cascade, None, now, True)
-        if self._is_volatile and self.is_open and not event.has_id and self._dispatcher.do(event.subject, work):
+        is_fresh = self._is_volatile and self.is_open and not (event.has_id or bookmark)
+        if is_fresh and self._dispatcher.do(event.subject, work):
             return
         work.now, work.unlogged = None, False
-        intake = self._intakes[self._partition_of(event.subject)]
+        self._put(work, bookmark)
+
+    async def append(self, event: Event, receipt: Receipt, bookmark: tuple[str, str] | None) -> None:
+        """Take an event in, and wait until it is accepted; `receipt.handled` waits for the rest.
+
+        Raises:
+            BaseException: why it is not known to be accepted.
+        """
+        cascade = Cascade()
+        accepted = self.loop.create_future()
+        receipt._settled = cascade.settled
+        self._put(Work(event, copy_context(), None, receipt, cascade, accepted=accepted), bookmark)
+        await accepted
+        if cascade.error is not None:
+            raise cascade.error
+
+    def _put(self, work: Work, bookmark: tuple[str, str] | None) -> None:
+        work.bookmark = bookmark
+        intake = self._intakes[self._partition_of(work.event.subject)]
         if intake.put(work):
             self._dispatcher.start(self._take_in(intake), work.context.copy())
 
@@ -162,21 +234,23 @@ class Pipeline:
         finally:
             self._dispatcher.expected()
 
-    def _accepted(self, works: Sequence[Work], answers: Sequence[Accepted]) -> None:
-        for work, answer in zip(works, answers, strict=True):
-            position = answer.position
-            if answer.is_new or (position is not None and not self._knows(work.event.subject, position)):
-                # One that was accepted before, is pending, and not known here, is ours: the answer to it was lost.
-                work.position = position
-                self._submit(work)
-            else:
-                if work.receipt is not None:
-                    work.receipt.status = "duplicate"
-                work.settle()
+    def _take_up(self, works: Sequence[Work]) -> None:
+        """Let work into the lanes, and start it."""
+        self._send_on(works)
         self._dispatcher.pump()
 
-    def _knows(self, subject: str, position: Position) -> bool:
-        return any(work.position == position for work in self._dispatcher.work_of(subject))
+    def _send_on(self, works: Sequence[Work]) -> None:
+        for work in works:
+            if work.retry is not None:
+                self._dispatcher.submit_urgent(work.event.subject, work)
+            elif work.again and self._knows(work):
+                work.duplicate()
+            else:
+                # One that was accepted before, is pending, and not known here, is ours: the answer to it was lost.
+                self._submit(work)
+
+    def _knows(self, work: Work) -> bool:
+        return any(known.position == work.position for known in self._dispatcher.work_of(work.event.subject))
 
     def _submit(self, work: Work) -> None:
         if not self._dispatcher.submit(work.event.subject, work):
@@ -192,7 +266,26 @@ class Pipeline:
     # -- handling one event
 
     async def _handle(self, work: Work) -> None:
-        self._follow_up(work, *await self._committed(work))
+        try:
+            self._follow_up(work, *await self._committed(work))
+        finally:
+            if work.starts is not None:
+                self._no_suspect_any_more(work)
+
+    async def _begin(self, work: Work, starts: int) -> PoisonEvent | None:
+        """Note that the handling of a suspect begins; if it has begun too often already, return why it must not."""
+        if starts > MAX_STARTS:
+            return poison(f"{work.event.type} to {work.event.subject}", starts - 1)
+        which = work.retry.key if work.retry is not None else work.position
+        assert which is not None
+        await self._store.starting(self._partition_of(work.event.subject), {which: starts})
+        return None
+
+    def _no_suspect_any_more(self, work: Work) -> None:
+        work.starts = None
+        self._suspects -= 1
+        if not self._suspects:
+            self._dispatcher.one_by_one(False)
 
     async def _committed(self, work: Work) -> _Committed:
         """Run turns until one of them has had its answer from the store; from then on the event is handled."""
@@ -202,6 +295,8 @@ class Pipeline:
             refused = asyncio.CancelledError(f"{work.cancels} turns of this event were cancelled in a row")
         while True:
             try:
+                if work.starts is not None and refused is None:
+                    refused = await self._begin(work, work.starts)
                 committed = await self._attempt(work, refused)
                 if committed is not None:
                     return committed
@@ -265,16 +360,29 @@ class Pipeline:
             refused=refused,
             now=work.now,
         )
-        await turn.run()
+        if (seconds := bus.limits.turn_timeout) is None:
+            await turn.run()
+        else:
+            await timed(turn.run(), f"the turn of {work.event.type} to {name}", seconds, self.loop)
         # One that leaves nothing is committed as well: it may have read what was out of date.
         commit = turn.commit(self._partition_of(name), token=None, handled=work.position)
+        call: Call | None = None
         if self._is_volatile:
             if commit.messages:
                 await self._log_ahead((event.subject for event in commit.messages), own=work)
             result, is_first_answer = await self._store.commit(commit), True
-        else:
+        elif not commit.messages:
             result, is_first_answer = await commit_surely(self._store, commit, self._goes_on)
+        else:
+            call = self._arrivals.calling()
+            try:
+                result, is_first_answer = await commit_surely(self._store, commit, self._goes_on)
+            except BaseException:
+                self._arrivals.arrived(call, ())
+                raise
         if result.answer is Answer.CONFLICT:
+            if call is not None:
+                self._arrivals.arrived(call, ())
             return None
         work.unlogged = False
         if result.answer is Answer.OK and is_first_answer and refused is None:
@@ -282,7 +390,7 @@ class Pipeline:
             if len(hot) >= bus.limits.hot_subjects:
                 del hot[next(iter(hot))]  # the one that was not used for longest
             hot[name] = known
-        return turn, commit, result
+        return turn, commit, result, call
 
     async def _load(
         self, name: str, refused: BaseException | None
@@ -304,11 +412,12 @@ class Pipeline:
 
     # -- what a turn has left
 
-    def _follow_up(self, work: Work, turn: Turn, commit: Commit, result: CommitResult) -> None:
+    def _follow_up(self, work: Work, turn: Turn, commit: Commit, result: CommitResult, call: Call | None) -> None:
         """Send on what a turn has left, and let those go on who wait for it."""
         if work.receipt is not None and result.answer is not Answer.FENCED:
             work.receipt.status = "handled"
         outcome: Outcome | None = None
+        sent: Sequence[Work] = ()
         if result.answer is Answer.OK:
             outcome = turn.outcome()
             if work.receipt is not None:
@@ -316,29 +425,44 @@ class Pipeline:
             for retry in commit.retries:
                 self._wait_for(retry)
             if commit.messages:
-                self._send_on([work.child(*sent) for sent in zip(commit.messages, result.appended, strict=True)])
+                sent = self._pending([work.child(event, None) for event in commit.messages], result)
             for timer in commit.timers:
                 self._agenda.timer(timer.due)
         if work.retry is not None and work.retry.in_order:
             self._dispatcher.release(work.retry.subject)
+        if call is not None:
+            self._arrivals.arrived(call, sent)
+        elif sent:
+            self._send_on(sent)
         if outcome is not None and self._bus.observers:
             self._tell(outcome, work)
         work.settle()
 
-    def _send_on(self, works: Sequence[Work]) -> None:
-        for work in works:
-            if work.retry is not None:
-                self._dispatcher.submit_urgent(work.event.subject, work)
-            elif work.position is not None:
-                self._submit(work)
+    @staticmethod
+    def _pending(works: Sequence[Work], result: CommitResult) -> list[Work]:
+        """Say where messages stand in the log; return the work on those that are handled here."""
+        pending = []
+        for work, position in zip(works, result.appended, strict=True):
+            work.position = position
+            if position is not None:
+                pending.append(work)
             else:
                 work.settle()  # handled already, or on its way to where others handle it
+        return pending
 
     def _wait_for(self, retry: Retry) -> None:
         if retry.in_order:
             for waiting in self._dispatcher.hold(retry.subject):
                 self._let_wait(waiting)
-        self._agenda.retry(retry)
+        if not retry.parked:
+            self._agenda.retry(retry)
+
+    def release(self, subject: str, retries: int) -> None:
+        """Go on with a subject that was parked, without the retries that it has waited for (a count)."""
+        self.forget(subject)
+        for _ in range(retries):
+            self._dispatcher.release(subject)
+        self._dispatcher.pump()
 
     def _tell(self, outcome: Outcome, work: Work) -> None:
         for observer in tuple(self._bus.observers):
@@ -387,15 +511,20 @@ class Pipeline:
     async def _promote(self) -> bool:
         found = False
         await self._log_ahead(self._dispatcher.active_subjects())
-        for partition in range(self._partitions):
+        # Events of timers may go to other partitions, also to one that was asked before.
+        for partition in (*range(self._partitions), *range(self._partitions - 1)):
+            works: list[Work] = []
+            call = self._arrivals.calling()
             try:
-                promoted = await insist(partial(self._store.promote, partition), self._goes_on)
+                after = self._promoted[partition]
+                promoted = await insist(partial(self._store.promote, partition, after), self._goes_on)
+                works = [Work(entry.event, self.context, position=entry.position) for entry in promoted.entries]
             except StoreError:
                 return found
-            for entry in promoted.entries:
-                found = True
-                self._submit(Work(entry.event, self.context, position=entry.position))
-            self._dispatcher.pump()
+            finally:
+                self._arrivals.arrived(call, works)
+            if works:
+                found, self._promoted[partition] = True, works[-1].position
             if promoted.next_due is not None:
                 self._agenda.timer(promoted.next_due)
         return found
@@ -427,25 +556,49 @@ class Pipeline:
         self, commit: Commit, works: Sequence[Work], cascade: Cascade, answers: list[tuple[CommitResult, bool]]
     ) -> None:
         self._dispatcher.expect()
+        call: Call | None = None
+        sent: Sequence[Work] = ()
         try:
-            try:
-                await self.ready()
-                await self._log_ahead(event.subject for event in commit.messages)
-                answer = await commit_surely(self._store, commit, a_few_times)
-            except BaseException as error:
-                cascade.error = error
-                cascade.settle()
-                if not isinstance(error, Exception):
-                    raise
-                return
-            answers.append(answer)
-            if answer[0].answer is Answer.OK:
+            await self.ready()
+            await self._log_ahead(event.subject for event in commit.messages)
+            call = self._arrivals.calling()
+            result, is_first_answer = await commit_surely(self._store, commit, a_few_times)
+            answers.append((result, is_first_answer))
+            if result.answer is Answer.OK:
                 self.forget(commit.subject)
                 cascade.pending += len(works)
-                for work, position in zip(works, answer[0].appended, strict=False):
-                    work.position = position
-                self._send_on(works)
-                self._dispatcher.pump()
+                messages, retries = works[: len(commit.messages)], works[len(commit.messages) :]
+                sent = [*self._pending(messages, result), *retries]
             cascade.settle()
+        except BaseException as error:
+            cascade.error = error
+            cascade.settle()
+            if call is not None and isinstance(error, StoreError) and not isinstance(error, StoreFull):
+                sent = await self._found(commit)
+            if not isinstance(error, Exception):
+                raise
         finally:
+            if call is not None:
+                self._arrivals.arrived(call, sent)
             self._dispatcher.expected()
+
+    async def _found(self, commit: Commit) -> list[Work]:
+        """Return what a commit has left for this bus to do, if it was stored after all and nobody could be told."""
+        subject, keys = commit.subject, {retry.key for retry in commit.retries}
+
+        async def find() -> list[Work]:
+            found = [
+                Work(event, self.context, position=position)
+                for event, position in zip(commit.messages, await positions(self._store, commit.messages), strict=True)
+                if position is not None
+            ]
+            if keys:
+                waiting = self._store.retries(commit.partition)
+                found += [Work(one.event, self.context, retry=one) async for one in waiting if one.key in keys]
+            return found
+
+        self.forget(subject)
+        try:
+            return await insist(find, self._goes_on)
+        except StoreError:
+            return []  # the bus is closing; what is in the store is taken up when it is opened again

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 from onwhen.engine.events import Event
 from onwhen.engine.partitions import partition_of
-from onwhen.engine.store import Answer, Commit, CommitResult, Position, Store
+from onwhen.engine.store import Answer, Commit, CommitResult, LogEntry, Position, Store
 from onwhen.errors import StoreError
 
-__all__ = ["READ_BATCH", "TRIES", "a_few_times", "commit_surely", "insist", "pause"]
+__all__ = ["TRIES", "a_few_times", "commit_surely", "insist", "pause", "positions", "read_all"]
 
 _T = TypeVar("_T")
 
-READ_BATCH: Final = 1000  # log entries that are asked for at once (a count)
+_READ_BATCH: Final = 1000  # log entries that are asked for at once (a count)
 TRIES: Final = 5  # how often a store is asked on behalf of somebody who waits for the answer (a count)
 _PAUSES: Final = (0.02, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # seconds, each halved or more by chance
 
@@ -64,6 +64,9 @@ async def insist(call: Callable[[], Awaitable[_T]], goes_on: Callable[[int], boo
 async def commit_surely(store: Store, commit: Commit, goes_on: Callable[[int], bool]) -> tuple[CommitResult, bool]:
     """Commit, and find out whether it was stored, however often the answer is lost.
 
+    Being cancelled does not stop this: a turn of which nobody knows whether it is stored cannot be followed up. The
+    answer is asked for once more, and then returned; only who is cancelled again while that is under way is let go.
+
     Args:
         store: where to.
         commit: what is stored; sent unchanged each time.
@@ -77,12 +80,17 @@ async def commit_surely(store: Store, commit: Commit, goes_on: Callable[[int], b
         StoreError: it is not known whether the commit is stored.
     """
     tries = 0
+    is_cancelled = False
     while True:
         try:
             result = await store.commit(commit)
             if tries and result.answer is Answer.DONE:
                 # There is only one who asked: what was done is what was asked for before.
-                result = CommitResult(Answer.OK, None, await _positions(store, commit.messages))
+                result = CommitResult(Answer.OK, None, await positions(store, commit.messages))
+        except asyncio.CancelledError:
+            if is_cancelled:
+                raise
+            tries, is_cancelled = tries + 1, True
         except StoreError:
             tries += 1
             if not goes_on(tries):
@@ -92,15 +100,21 @@ async def commit_surely(store: Store, commit: Commit, goes_on: Callable[[int], b
             return result, not tries
 
 
-async def _positions(store: Store, events: Sequence[Event]) -> list[Position | None]:
-    """Find events in the log; those that are handled already have no position."""
+async def positions(store: Store, events: Sequence[Event]) -> list[Position | None]:
+    """Find events in the log; those that are not there, or handled already, have no position."""
     wanted = {(event.source, event.id) for event in events}
     found: dict[tuple[str, str], Position] = {}
     for partition in {partition_of(event.subject, store.partitions) for event in events}:
-        position: Position | None = None
-        while entries := await store.read(partition, position, READ_BATCH):
-            position = entries[-1].position
-            for entry in entries:
-                if (key := (entry.event.source, entry.event.id)) in wanted:
-                    found[key] = entry.position
+        async for entry in read_all(store, partition):
+            if (key := (entry.event.source, entry.event.id)) in wanted:
+                found[key] = entry.position
     return [found.get((event.source, event.id)) for event in events]
+
+
+async def read_all(store: Store, partition: int) -> AsyncIterator[LogEntry]:
+    """Go through all pending events of a partition, oldest first."""
+    entries = await store.read(partition, None, _READ_BATCH)
+    while entries:
+        for entry in entries:
+            yield entry
+        entries = await store.read(partition, entries[-1].position, _READ_BATCH)

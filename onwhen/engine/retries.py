@@ -11,11 +11,11 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from onwhen.errors import RuleDefinitionError
 
-__all__ = ["GiveUp", "RetryAfter", "RetryDecision", "RetryPolicy"]
+__all__ = ["GiveUp", "Park", "RetryAfter", "RetryDecision", "RetryPolicy"]
 
 _LONGEST: Final = timedelta(days=36_525)  # longer waits are a slip of the pen, and too much for arithmetic with dates
 
@@ -32,7 +32,12 @@ class GiveUp:
     """The attempts are used up, or the error is not one to retry: set the event aside as a dead letter."""
 
 
-RetryDecision: TypeAlias = RetryAfter | GiveUp
+@dataclass(frozen=True, slots=True)
+class Park:
+    """The same, but the subject's later events are to wait until somebody has seen to it."""
+
+
+RetryDecision: TypeAlias = RetryAfter | GiveUp | Park
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +54,8 @@ class RetryPolicy:
         retry_on: an exception class, a tuple of them, or a predicate on the error; other errors give up at once.
         in_order: later events of the subject wait until this rule has succeeded or given up. With False they
             go on, and the retry is run when it is due.
+        on_exhausted: what to do when it is not run again. "dead_letter": set the event aside, and go on with the
+            subject. "park": let the subject's later events wait until somebody resumes it; see `EventBus.resume`.
 
     Raises:
         RuleDefinitionError: a value is out of its range.
@@ -61,6 +68,7 @@ class RetryPolicy:
     jitter: float = 0.1
     retry_on: type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool] = Exception
     in_order: bool = True
+    on_exhausted: Literal["dead_letter", "park"] = "dead_letter"
 
     def __post_init__(self) -> None:
         kinds: dict[str, type | tuple[type, ...]] = {
@@ -86,6 +94,12 @@ class RetryPolicy:
                 all(isinstance(cls, type) and issubclass(cls, BaseException) for cls in classes)
                 or (callable(self.retry_on) and not isinstance(self.retry_on, type))
             ),
+            f"on_exhausted={self.on_exhausted!r} must be 'dead_letter' or 'park'": (
+                self.on_exhausted in ("dead_letter", "park")
+            ),
+            "on_exhausted='park' makes later events wait, and in_order=False lets them go on; choose one": (
+                self.in_order or self.on_exhausted != "park"
+            ),
         }
         for problem, fine in checks.items():
             if not fine:
@@ -100,7 +114,7 @@ class RetryPolicy:
             seed: any stable text of this event and rule; the jitter is derived from it.
         """
         if attempt >= self.attempts or not self._retries(error):
-            return GiveUp()
+            return Park() if self.on_exhausted == "park" else GiveUp()
         chance = zlib.crc32(f"{seed}/{attempt}".encode()) / 0xFFFFFFFF
         return RetryAfter(self._wait(attempt) * (1 + self.jitter * chance))
 

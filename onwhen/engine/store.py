@@ -130,9 +130,11 @@ class SubjectRecord(msgspec.Struct, frozen=True, kw_only=True):
 class SubjectWrite(msgspec.Struct, frozen=True, kw_only=True):
     """What a commit changes of its subject; names that are not mentioned stay as they are.
 
+    A subject that is not stored is from then on, with or without properties.
+
     Attributes:
         set: property -> new value as JSON text.
-        delete: properties to remove.
+        delete: properties to remove, none of which is set as well.
         set_ext: extended property -> new value as JSON text.
         delete_ext: extended properties to remove.
         schema: schema version of the class that writes.
@@ -240,11 +242,11 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
         timers: timers to set or replace.
         cancelled: keys of timers of the subject to cancel, before `timers` are set.
         cancel_all: cancel every timer of the subject, before `timers` are set.
-        retries: retries to wait for.
-        dead: dead letters to add.
+        retries: retries to wait for; each takes the place of one of the same key, and is the last in the order set.
+        dead: dead letters to add; each takes the place of one of the same id, and is the youngest.
         revived: ids of dead letters to remove; one that is not there any more is DONE.
-        id: unique id of a commit that does not handle, retry or revive anything; one that was stored within the
-            last `dedup_window` accepted events is DONE. None for all others.
+        id: unique id of a commit that does not handle, retry or revive anything; one that is within the window
+            (see `Store`) is DONE. None for all others.
     """
 
     partition: int
@@ -280,7 +282,12 @@ class CommitResult(msgspec.Struct, frozen=True):
 
 
 class Promoted(msgspec.Struct, frozen=True):
-    """Timers that have become due and were moved to the log, and when the next one will be."""
+    """Timers that have become due and were moved to the log, and when the next one will be.
+
+    Attributes:
+        entries: pending events of the partition that were timers, in the order of the log.
+        next_due: when the next timer that the partition's subjects have set will be due; None if there is none.
+    """
 
     entries: Sequence[LogEntry]
     next_due: datetime | None
@@ -330,8 +337,17 @@ class Store(Protocol):
     """What keeps subjects, the log of accepted events, timers, retries and dead letters.
 
     The log *is* the list of pending work: a commit removes the event that it handled. Every method may be
-    called again after a lost reply: `append` is idempotent per event source and id within the `dedup_window` that
-    the store was made with (a count of accepted events), and `commit` answers DONE.
+    called again after a lost reply: `append` is idempotent per event source and id, and `commit` answers DONE.
+
+    Both look into the window: the latest `dedup_window` (a count that the store was made with) of the events that
+    `append` has accepted, and of the ids of commits. A volatile store leaves out events that have no id yet: they
+    are like no other. Messages and timers are neither looked for in the window nor put there: they come to the log
+    with a commit or a promotion, which happens once.
+
+    All text may hold any character that UTF-8 can; names differ if any of their characters does. Moments are aware.
+
+    Whoever goes through a list holds up nobody who writes: what is there all the time is listed once and in order,
+    what comes or goes meanwhile may be listed or not.
 
     Every method that does I/O raises `StoreError`, and nothing else, when it cannot do what it is asked.
     """
@@ -376,8 +392,8 @@ class Store(Protocol):
                 together with them, in place of what was stored under that name.
 
         Returns:
-            For each event what became of it; one of the same source and id as another that is accepted, or was
-            within the window, is not accepted again.
+            For each event what became of it, as if each were appended alone; one of the same source and id as
+            another in the window is not accepted again.
         """
         ...
 
@@ -410,11 +426,19 @@ class Store(Protocol):
         """
         ...
 
-    async def promote(self, partition: int) -> Promoted:
+    async def promote(self, partition: int, after: Position | None) -> Promoted:
         """Move the timers that are due, by the store's clock, to the log; earliest first, then in the order set.
 
         A timer belongs to the partition of the subject that set it. Its event may be addressed to a subject of
-        another partition; it goes there as a message does, and is not among the entries if it is under way.
+        another partition; it goes to that log, as a message does.
+
+        Args:
+            partition: whose timers are moved.
+            after: entries up to this position are known already; None if none is.
+
+        Returns:
+            The pending entries of this partition's log that were timers and stand after that position, also those
+            that an earlier call has moved: its answer may have been lost.
         """
         ...
 

@@ -141,12 +141,16 @@ class Subject:
     @classmethod
     def _state_of(cls, record: SubjectRecord, kind: type[State] = State) -> State:
         """Return the state of a stored subject, brought to this class's schema version."""
-        is_stored = record.version is not None
-        schema = record.schema if cls is Subject and is_stored else cls._version
+        schema = cls._schema_of(record)
         state = kind(record.name, cls._codec, DYNAMIC, record, schema)
-        if is_stored and record.schema != schema:
+        if record.version is not None and record.schema != schema:
             upgrade(state, record, cls._steps, cls.__qualname__, schema)
         return state
+
+    @classmethod
+    def _schema_of(cls, record: SubjectRecord) -> int:
+        """Return the schema version that a stored subject is to have; a class without properties takes any."""
+        return record.schema if cls is Subject and record.version is not None else cls._version
 
     def _end(self) -> None:
         """Cut the subject off, because its turn has ended."""

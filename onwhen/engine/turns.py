@@ -28,12 +28,12 @@ from onwhen.engine.events import DEFAULT_SOURCE, Event
 from onwhen.engine.limits import Limits
 from onwhen.engine.occurrences import Occurrence, event_type_of
 from onwhen.engine.outcomes import Outcome, RuleRun, failure_of
-from onwhen.engine.retries import RetryAfter, RetryPolicy
+from onwhen.engine.retries import GiveUp, Park, RetryAfter, RetryPolicy
 from onwhen.engine.rulebook import Match, Rulebook
 from onwhen.engine.state import Change, Savepoint, Snapshot, State
 from onwhen.engine.store import Commit, DeadLetter, Position, Retry, Timer, key_of
 from onwhen.engine.subjects import Subject
-from onwhen.errors import CascadeLimit, MiddlewareError, UnknownRule
+from onwhen.errors import CascadeLimit, MiddlewareError, MigrationError, PoisonEvent, UnknownRule
 
 __all__ = ["OPEN_TURNS", "Turn"]
 
@@ -45,7 +45,13 @@ _RUNNING: ContextVar[Context[Any] | None] = ContextVar("onwhen_running", default
 
 _END_OF_TIME: Final = datetime.max.replace(tzinfo=UTC)
 _ONCE: Final = RetryPolicy()
-_HOPELESS: Final = (CascadeLimit, UnknownRule)  # whatever the policy, another attempt would end the same way
+_UNTIL_RESUMED: Final = RetryPolicy(on_exhausted="park")
+_HOPELESS: Final = {  # whatever the policy, another attempt would end the same way
+    CascadeLimit: _ONCE,
+    UnknownRule: _ONCE,
+    PoisonEvent: _ONCE,
+    MigrationError: _UNTIL_RESUMED,  # nothing is wrong with the event; it waits for other code
+}
 
 
 class Turn(msgspec.Struct, eq=False, kw_only=True):
@@ -85,6 +91,7 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
     _dead: list[DeadLetter] = []
     _error: BaseException | None = None
     _retry_at: datetime | None = None
+    _is_parked: bool = False
 
     def __post_init__(self) -> None:
         if self.refused is not None:
@@ -223,7 +230,10 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
             mark = state.mark()
             attempted = self._attempt(match, ctx, run)
             seconds = rule.timeout or self.limits.rule_timeout
-            await (attempted if seconds is None else timed(attempted, rule.id, seconds))
+            if seconds is None:
+                await attempted
+            else:
+                await timed(attempted, rule.id, seconds, asyncio.get_running_loop())
             if ctx._error is not None and ends_the_turn(ctx._error):
                 raise ctx._error  # no middleware can swallow the end of the program
         except BaseException as error:
@@ -232,7 +242,7 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
                 raise
             self._undo_failed(ctx, mark, error)
             event, policy = self._event_of(occurrence, error, rule.retry or self.limits.retry)
-            run.retry_at = self._set_aside(event, rule.id, attempt, error, policy)
+            run.retry_at, run.parked = self._set_aside(event, rule.id, attempt, error, policy)
         else:
             if ctx._error is not None:
                 run.status, run.error, run.handled = "failed", ctx._error, True
@@ -330,9 +340,9 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
         if self.retry is not None:
             rule, attempt = self.retry.rule, self.retry.attempt
             policy = next((known.retry for known in self.rulebook.rules() if known.id == rule), None) or policy
-        policy = _ONCE if isinstance(error, _HOPELESS) else policy
         self._error = error
-        self._retry_at = self._set_aside(self.event, rule, attempt, error, policy)
+        policy = _HOPELESS.get(type(error), policy)
+        self._retry_at, self._is_parked = self._set_aside(self.event, rule, attempt, error, policy)
 
     def _refuse(self, event: Event) -> CascadeLimit:
         """Leave a message as a dead letter, because its chain is too long."""
@@ -357,15 +367,20 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
 
     def _set_aside(
         self, event: Event, rule: str, attempt: int, error: BaseException, policy: RetryPolicy
-    ) -> datetime | None:
-        """Plan the next attempt and return its moment, or leave a dead letter and return None."""
+    ) -> tuple[datetime | None, bool]:
+        """Plan the next attempt and return its moment, or park the subject, or leave a dead letter.
+
+        Returns:
+            When the next attempt will be, if there will be one, and whether the subject is parked.
+        """
         now, key = self._effects.now, key_of(event, rule)
         first_failed, first_attempt = now, 1
         if self.retry is not None and self.retry.rule == rule and event is self.event:
             first_failed, first_attempt = self.retry.first_failed, self.retry.first_attempt
         decision = policy.decide(error, attempt=attempt - first_attempt + 1, seed=key)
-        if isinstance(decision, RetryAfter):
-            due = _later(now, decision.delay)
+        if not isinstance(decision, GiveUp):
+            parked = isinstance(decision, Park)
+            due = _later(now, decision.delay) if isinstance(decision, RetryAfter) else now
             self._retries.append(
                 Retry(
                     subject=event.subject,
@@ -377,9 +392,10 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
                     first_failed=first_failed,
                     failure=failure_of(error),
                     first_attempt=first_attempt,
+                    parked=parked,
                 )
             )
-            return due
+            return (None, True) if parked else (due, False)
         self._dead.append(
             DeadLetter(
                 id=key,
@@ -392,7 +408,7 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
                 time=now,
             )
         )
-        return None
+        return None, False
 
     # -- what came of it
 
@@ -423,6 +439,7 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
             runs=tuple(self._runs),
             error=self._error,
             retry_at=self._retry_at,
+            parked=self._is_parked,
             dead=tuple(self._dead),
         )
 

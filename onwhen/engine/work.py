@@ -6,6 +6,7 @@ It must not know how work is ordered or handled.
 from __future__ import annotations
 
 import asyncio
+import math
 from contextvars import Context
 from datetime import datetime
 
@@ -28,18 +29,19 @@ class Cascade(msgspec.Struct, eq=False):
 
     pending: int = 1
     error: BaseException | None = None
-    _waiter: asyncio.Future[None] | None = None
+    _waiters: list[asyncio.Future[None]] = []
 
     def settle(self) -> None:
         """Note that one of the events needs no more waiting for."""
         self.pending -= 1
-        waiter = self._waiter
-        if not self.pending and waiter is not None and not (waiter.done() or waiter.get_loop().is_closed()):
-            waiter.set_result(None)
+        if not self.pending and self._waiters:
+            for waiter in self._waiters:
+                if not (waiter.done() or waiter.get_loop().is_closed()):
+                    waiter.set_result(None)
 
     def is_waited_for(self) -> bool:
         """Tell whether somebody waits, or is about to; one who was cancelled does not."""
-        return self._waiter is None or not self._waiter.done()
+        return not self._waiters or not all(waiter.done() for waiter in self._waiters)
 
     async def settled(self) -> None:
         """Wait until nothing is pending; being cancelled here stops the waiting and nothing else.
@@ -48,8 +50,9 @@ class Cascade(msgspec.Struct, eq=False):
             BaseException: what `error` says.
         """
         if self.pending:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
         if self.error is not None:
             raise self.error
 
@@ -67,6 +70,11 @@ class Work(msgspec.Struct, eq=False):
         now: what the time is, for work that is done at once.
         cancels: how often a turn of it was cancelled (a count).
         unlogged: neither handled nor in the log yet, because the store cannot lose it before we do.
+        bookmark: name of the source that it was read from, and how far that was read with it.
+        accepted: waited for by who wants to know no more than that it was accepted.
+        starts: how often its handling has begun, this time included, to be noted before it does (a count); None if
+            that need not be known.
+        again: it was accepted before, so that it may be known already.
     """
 
     event: Event
@@ -78,6 +86,15 @@ class Work(msgspec.Struct, eq=False):
     now: datetime | None = None
     unlogged: bool = False
     cancels: int = 0
+    bookmark: tuple[str, str] | None = None
+    accepted: asyncio.Future[None] | None = None
+    starts: int | None = None
+    again: bool = False
+
+    @property
+    def order(self) -> float:
+        """Where it stands among all work, if only one piece is done at a time: retries come last."""
+        return self.position if self.position is not None else math.inf
 
     def child(self, event: Event, position: Position | None) -> Work:
         """Return the work on a message that this work has sent; whoever waits for this waits for that as well."""
@@ -89,8 +106,20 @@ class Work(msgspec.Struct, eq=False):
             self.cascade.pending += 1
         return Work(event, self.context, position=position, receipt=receipt, cascade=self.cascade)
 
+    def tell_accepted(self) -> None:
+        """Tell whoever wants to know that it is accepted."""
+        if self.accepted is not None and not (self.accepted.done() or self.accepted.get_loop().is_closed()):
+            self.accepted.set_result(None)
+
+    def duplicate(self) -> None:
+        """Note that the event was accepted before; let the emitter go on."""
+        if self.receipt is not None:
+            self.receipt.status = "duplicate"
+        self.settle()
+
     def settle(self) -> None:
         """Let the emitter go on, as far as it waits for this."""
+        self.tell_accepted()
         cascade, self.cascade = self.cascade, None
         if cascade is not None:
             cascade.settle()
@@ -100,7 +129,7 @@ class Work(msgspec.Struct, eq=False):
         cascade = self.cascade
         if cascade is None:
             return False
-        is_heard = cascade.is_waited_for()
+        is_heard = cascade.is_waited_for() or (self.accepted is not None and not self.accepted.done())
         cascade.error = error
         self.settle()
         return is_heard

@@ -91,6 +91,7 @@ class MemoryStore:
         self._timers: dict[str, dict[str, Timer]] = {}
         self._agendas: list[list[_Due]] = [[] for _ in range(partitions)]
         self._tidy_at = [_SPARE] * partitions
+        self._promoted: list[list[Position]] = [[] for _ in range(partitions)]
         self._retries: list[dict[RetryKey, Retry]] = [{} for _ in range(partitions)]
         self._dead: dict[str, DeadLetter] = {}
 
@@ -290,23 +291,28 @@ class MemoryStore:
         """Tell whether a timer is still the one of its key, not replaced, cancelled or fired."""
         return self._timers.get(timer.subject, {}).get(timer.key) is timer
 
-    async def promote(self, partition: int) -> Promoted:
+    async def promote(self, partition: int, after: Position | None) -> Promoted:
         """Move due timers to the log; see `Store.promote`."""
         agenda, now = self._agendas[partition], self._clock.now()
-        entries: list[LogEntry] = []
+        next_due: datetime | None = None
         while agenda:
             due, _, timer = agenda[0]
             is_set = self._is_set(timer)
             if is_set and due > now:
-                return Promoted(entries, due)
+                next_due = due
+                break
             heapq.heappop(agenda)
             if is_set:
                 own = self._timers[timer.subject]
                 del own[timer.key]
                 if not own:
                     del self._timers[timer.subject]
-                entries.append(self._post(timer.event, now))
-        return Promoted(entries, None)
+                entry = self._post(timer.event, now)
+                self._promoted[self._partition_of(timer.event.subject)].append(entry.position)
+        promoted, log = self._promoted[partition], self._logs[partition]
+        promoted[:] = filter(log.__contains__, promoted)
+        later = promoted[bisect.bisect_right(promoted, after or 0) :]
+        return Promoted([log[position] for position in later], next_due)
 
     async def timers(self, subject: str | None = None) -> AsyncIterator[Timer]:
         """Go through the timers; see `Store.timers`."""

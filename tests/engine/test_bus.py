@@ -260,8 +260,8 @@ async def test_the_least_used_subjects_leave_memory_first() -> None:
     assert [await value(bus, subject, "n") for subject in "abcd"] == [3, 2, 1, 1]
 
 
-async def test_a_subject_that_cannot_be_loaded_fails_each_of_its_events() -> None:
-    """State of a newer version: the event is a dead letter, and so is the next one; other subjects go on."""
+async def test_a_subject_that_cannot_be_loaded_is_parked() -> None:
+    """State of a newer version: its events wait until somebody resumes it with the right code; others go on."""
 
     def rules(version: int) -> RuleSet:
         class Door(Subject, prefix="door:", version=version):
@@ -278,11 +278,19 @@ async def test_a_subject_that_cannot_be_loaded_fails_each_of_its_events() -> Non
     store = create_memory_storage()
     await new_bus(rules(2), store=store).emit("counted", "door:1")
     old = new_bus(rules(1), store=store, limits=Limits(retry=RetryPolicy(attempts=1)))
-    for _ in range(2):
-        receipt = await old.emit("counted", "door:1")
-        assert "deploy that code" in str(receipt.error)
+    first = await old.emit("counted", "door:1")
+    assert "deploy that code" in str(first.error)
+    assert (await old.emit("counted", "door:1")).status == "waiting"
     assert (await old.emit("counted", "door:2")).fired == ("doors.count",)
-    assert (await store.stats()).dead == 2
+    stats = await store.stats()
+    assert (stats.parked, stats.pending, stats.dead) == (1, 1, 0)
+    await old.close()
+    async with new_bus(rules(2), store=store) as new:
+        assert [retry.failure.type async for retry in new.parked()] == ["onwhen.errors.MigrationError"]
+        (receipt,) = await new.resume("door:1")
+        assert receipt.fired == ("doors.count",)
+        await new.idle()
+        assert await value(new, "door:1", "n") == 3
 
 
 async def test_an_event_that_is_emitted_in_a_turn_keeps_what_it_says_of_its_data() -> None:

@@ -24,6 +24,7 @@ class Job:
     does: Callable[[], Coroutine[Any, Any, None]] | None = None
     context: Context = field(default_factory=copy_context)
     told: list[BaseException] = field(default_factory=list)
+    order: float = 0
 
     def fail(self, error: BaseException) -> bool:
         self.told.append(error)
