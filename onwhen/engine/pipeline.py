@@ -8,7 +8,7 @@ holds is also in the store: a pipeline can be thrown away at any moment, and ano
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from contextvars import Context, copy_context
 from datetime import datetime
@@ -17,21 +17,21 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from onwhen.engine.agenda import Agenda
 from onwhen.engine.arrivals import Arrivals, Call
-from onwhen.engine.clock import VirtualClock
 from onwhen.engine.dispatch import Dispatcher
 from onwhen.engine.endings import timed
 from onwhen.engine.events import Event
 from onwhen.engine.intake import Intake
 from onwhen.engine.outcomes import Outcome, Receipt
+from onwhen.engine.outside import OutsideCommits
 from onwhen.engine.partitions import partition_of
-from onwhen.engine.recovery import MAX_STARTS, Held, poison, read_held
-from onwhen.engine.resend import a_few_times, commit_surely, insist, pause, positions
+from onwhen.engine.recovery import Held, Suspects, read_held
+from onwhen.engine.resend import a_few_times, commit_surely, insist, pause
 from onwhen.engine.state import State
-from onwhen.engine.store import Answer, Commit, CommitResult, Position, Retry, RetryKey
+from onwhen.engine.store import Answer, Commit, CommitResult, Position, Retry
 from onwhen.engine.subjects import Subject
 from onwhen.engine.turns import Turn
-from onwhen.engine.work import Cascade, Work
-from onwhen.errors import MigrationError, PoisonEvent, StoreConflict, StoreError, StoreFull
+from onwhen.engine.work import Cascade, Work, pending
+from onwhen.errors import MigrationError, StoreConflict, StoreError
 
 if TYPE_CHECKING:
     from onwhen.engine.bus import EventBus
@@ -71,8 +71,11 @@ class Pipeline:
             for n in range(self._partitions)
         ]
         self._promoted: list[Position | None] = [None] * self._partitions  # up to where timers in the log are known
-        self._suspects = 0
+        self._suspects = Suspects(self._store, self._dispatcher.one_by_one)
         self._hot: _Hot = {}
+        self._outside = OutsideCommits(
+            self._store, self._dispatcher, self._arrivals, self.ready, self._log_ahead, self.forget, self._goes_on
+        )
         self._opening: asyncio.Future[None] | None = None
         self._closing = asyncio.Lock()
 
@@ -93,9 +96,9 @@ class Pipeline:
             try:
                 was_closed = await self._store.open(self._bus.clock)
                 # All of it is read before any of it is handled: if reading fails, it is read again another time.
-                held = await read_held(self._store)
-                self._set_clock(held)
-                starts = {} if was_closed else await self._note_starts(held)
+                held = await read_held(self._store, self._bus.clock)
+                if not was_closed:
+                    await self._suspects.find(held, self._bus.clock.now())
             except BaseException as error:
                 self._opening = None
                 opened.set_exception(error)
@@ -106,59 +109,32 @@ class Pipeline:
             self.is_open = True
             opened.set_result(None)
             for partition in held:
-                self._go_on_with(partition, starts)
+                self._go_on_with(partition)
             self._dispatcher.pump()
             self._agenda.timer(self._bus.clock.now())  # the store is to say which ones there are
             await self.run_due()
         finally:
             self._dispatcher.expected()
 
-    def _set_clock(self, held: Sequence[Held]) -> None:
-        """Move a virtual clock to where it was, at least, when what is pending was accepted: time does not run back."""
-        clock = self._bus.clock
-        if isinstance(clock, VirtualClock):
-            for partition in held:
-                if partition.pending:
-                    clock.move_to(max(entry.accepted for entry in partition.pending))
-
-    def _go_on_with(self, held: Held, starts: Mapping[Position | RetryKey, int]) -> None:
-        """Take up what was left; what may have killed the process before anything else, and one by one."""
+    def _go_on_with(self, held: Held) -> None:
+        """Take up what was left; what may have killed the process before anything else."""
+        if held.pending:
+            self._promoted[held.partition] = held.pending[-1].position
         suspected: list[Work] = []
         for retry in held.retries:
-            if retry.key in starts:
-                suspected.append(Work(retry.event, self.context, retry=retry, starts=starts[retry.key]))
-                if retry.in_order:
-                    self._dispatcher.hold(retry.subject)
+            if (starts := held.suspected.get(retry.key)) is not None:
+                suspected.append(Work(retry.event, self.context, retry=retry, starts=starts))
+                self._hold(retry)
             else:
                 self._wait_for(retry)
         works = [
-            Work(entry.event, self.context, position=entry.position, starts=starts.get(entry.position))
+            Work(entry.event, self.context, position=entry.position, starts=held.suspected.get(entry.position))
             for entry in held.pending
         ]
         suspected.extend(work for work in works if work.starts is not None)
-        if suspected:
-            self._suspects += len(suspected)
-            self._dispatcher.one_by_one(True)
+        self._suspects.enter(suspected)
         self._send_on(suspected)
         self._send_on([work for work in works if work.starts is None])
-        if held.pending:
-            self._promoted[held.partition] = held.pending[-1].position
-
-    async def _note_starts(self, held: Sequence[Held]) -> Mapping[Position | RetryKey, int]:
-        """Note that handling begins again of what may have killed the process.
-
-        Returns:
-            What had begun before the time before as well, and how often it will have begun when it begins now: that
-            is noted for each one just before it is handled.
-        """
-        now, again = self._bus.clock.now(), {}
-        for partition in held:
-            suspects = partition.suspects(now)
-            again.update({which: starts + 1 for which, starts in suspects.items() if starts})
-            first = {which: 1 for which, starts in suspects.items() if not starts}
-            if first:
-                await insist(partial(self._store.starting, partition.partition, first), a_few_times)
-        return again
 
     async def idle(self) -> None:
         """Wait until all that was accepted is handled, but for what waits for a timer or a retry."""
@@ -270,22 +246,7 @@ class Pipeline:
             self._follow_up(work, *await self._committed(work))
         finally:
             if work.starts is not None:
-                self._no_suspect_any_more(work)
-
-    async def _begin(self, work: Work, starts: int) -> PoisonEvent | None:
-        """Note that the handling of a suspect begins; if it has begun too often already, return why it must not."""
-        if starts > MAX_STARTS:
-            return poison(f"{work.event.type} to {work.event.subject}", starts - 1)
-        which = work.retry.key if work.retry is not None else work.position
-        assert which is not None
-        await self._store.starting(self._partition_of(work.event.subject), {which: starts})
-        return None
-
-    def _no_suspect_any_more(self, work: Work) -> None:
-        work.starts = None
-        self._suspects -= 1
-        if not self._suspects:
-            self._dispatcher.one_by_one(False)
+                self._suspects.leave(work)
 
     async def _committed(self, work: Work) -> _Committed:
         """Run turns until one of them has had its answer from the store; from then on the event is handled."""
@@ -296,7 +257,7 @@ class Pipeline:
         while True:
             try:
                 if work.starts is not None and refused is None:
-                    refused = await self._begin(work, work.starts)
+                    refused = await self._suspects.begin(work, work.starts)
                 committed = await self._attempt(work, refused)
                 if committed is not None:
                     return committed
@@ -425,7 +386,7 @@ class Pipeline:
             for retry in commit.retries:
                 self._wait_for(retry)
             if commit.messages:
-                sent = self._pending([work.child(event, None) for event in commit.messages], result)
+                sent = pending([work.child(event, None) for event in commit.messages], result)
             for timer in commit.timers:
                 self._agenda.timer(timer.due)
         if work.retry is not None and work.retry.in_order:
@@ -438,22 +399,13 @@ class Pipeline:
             self._tell(outcome, work)
         work.settle()
 
-    @staticmethod
-    def _pending(works: Sequence[Work], result: CommitResult) -> list[Work]:
-        """Say where messages stand in the log; return the work on those that are handled here."""
-        pending = []
-        for work, position in zip(works, result.appended, strict=True):
-            work.position = position
-            if position is not None:
-                pending.append(work)
-            else:
-                work.settle()  # handled already, or on its way to where others handle it
-        return pending
-
-    def _wait_for(self, retry: Retry) -> None:
+    def _hold(self, retry: Retry) -> None:
         if retry.in_order:
             for waiting in self._dispatcher.hold(retry.subject):
                 self._let_wait(waiting)
+
+    def _wait_for(self, retry: Retry) -> None:
+        self._hold(retry)
         if not retry.parked:
             self._agenda.retry(retry)
 
@@ -518,13 +470,15 @@ class Pipeline:
             try:
                 after = self._promoted[partition]
                 promoted = await insist(partial(self._store.promote, partition, after), self._goes_on)
-                works = [Work(entry.event, self.context, position=entry.position) for entry in promoted.entries]
+                known = self._promoted[partition] or 0  # by now: another call may have been answered
+                fresh = [entry for entry in promoted.entries if entry.position > known]
+                if fresh:
+                    found, self._promoted[partition] = True, fresh[-1].position
+                works = [Work(entry.event, self.context, position=entry.position) for entry in fresh]
             except StoreError:
                 return found
             finally:
                 self._arrivals.arrived(call, works)
-            if works:
-                found, self._promoted[partition] = True, works[-1].position
             if promoted.next_due is not None:
                 self._agenda.timer(promoted.next_due)
         return found
@@ -532,73 +486,5 @@ class Pipeline:
     # -- commits that do not come from a turn
 
     async def commit(self, commit: Commit) -> tuple[CommitResult, bool, list[Receipt]]:
-        """Commit, and wait until the messages and retries in it, and all that follows, are handled.
-
-        Returns:
-            The answer, whether it was had at the first try (else the version in it is not known), and receipts of
-            the messages and the retries.
-
-        Raises:
-            StoreError: it is not known whether the commit is stored.
-        """
-        context, cascade = copy_context(), Cascade()
-        works = [Work(event, context, receipt=Receipt(event), cascade=cascade) for event in commit.messages]
-        works += [
-            Work(retry.event, context, receipt=Receipt(retry.event), cascade=cascade, retry=retry)
-            for retry in commit.retries
-        ]
-        answers: list[tuple[CommitResult, bool]] = []
-        self._dispatcher.start(self._commit(commit, works, cascade, answers), context.copy())
-        await cascade.settled()
-        return *answers[0], [work.receipt for work in works if work.receipt is not None]
-
-    async def _commit(
-        self, commit: Commit, works: Sequence[Work], cascade: Cascade, answers: list[tuple[CommitResult, bool]]
-    ) -> None:
-        self._dispatcher.expect()
-        call: Call | None = None
-        sent: Sequence[Work] = ()
-        try:
-            await self.ready()
-            await self._log_ahead(event.subject for event in commit.messages)
-            call = self._arrivals.calling()
-            result, is_first_answer = await commit_surely(self._store, commit, a_few_times)
-            answers.append((result, is_first_answer))
-            if result.answer is Answer.OK:
-                self.forget(commit.subject)
-                cascade.pending += len(works)
-                messages, retries = works[: len(commit.messages)], works[len(commit.messages) :]
-                sent = [*self._pending(messages, result), *retries]
-            cascade.settle()
-        except BaseException as error:
-            cascade.error = error
-            cascade.settle()
-            if call is not None and isinstance(error, StoreError) and not isinstance(error, StoreFull):
-                sent = await self._found(commit)
-            if not isinstance(error, Exception):
-                raise
-        finally:
-            if call is not None:
-                self._arrivals.arrived(call, sent)
-            self._dispatcher.expected()
-
-    async def _found(self, commit: Commit) -> list[Work]:
-        """Return what a commit has left for this bus to do, if it was stored after all and nobody could be told."""
-        subject, keys = commit.subject, {retry.key for retry in commit.retries}
-
-        async def find() -> list[Work]:
-            found = [
-                Work(event, self.context, position=position)
-                for event, position in zip(commit.messages, await positions(self._store, commit.messages), strict=True)
-                if position is not None
-            ]
-            if keys:
-                waiting = self._store.retries(commit.partition)
-                found += [Work(one.event, self.context, retry=one) async for one in waiting if one.key in keys]
-            return found
-
-        self.forget(subject)
-        try:
-            return await insist(find, self._goes_on)
-        except StoreError:
-            return []  # the bus is closing; what is in the store is taken up when it is opened again
+        """Commit what does not come from a turn; see `OutsideCommits.commit`."""
+        return await self._outside.commit(commit)

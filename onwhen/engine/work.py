@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Sequence
 from contextvars import Context
 from datetime import datetime
 
@@ -14,9 +15,9 @@ import msgspec
 
 from onwhen.engine.events import Event
 from onwhen.engine.outcomes import Receipt
-from onwhen.engine.store import Position, Retry
+from onwhen.engine.store import CommitResult, Position, Retry
 
-__all__ = ["Cascade", "Work"]
+__all__ = ["Cascade", "Work", "pending"]
 
 
 class Cascade(msgspec.Struct, eq=False):
@@ -133,3 +134,15 @@ class Work(msgspec.Struct, eq=False):
         cascade.error = error
         self.settle()
         return is_heard
+
+
+def pending(works: Sequence[Work], result: CommitResult) -> list[Work]:
+    """Say of the messages of a commit where they stand in the log; return the work on those that are handled here."""
+    found = []
+    for work, position in zip(works, result.appended, strict=True):
+        work.position = position
+        if position is not None:
+            found.append(work)
+        else:
+            work.settle()  # handled already, or on its way to where others handle it
+    return found
