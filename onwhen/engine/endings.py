@@ -18,14 +18,14 @@ __all__ = ["ends_the_program", "ends_the_turn", "timed"]
 _ENDED: Final = object()
 
 
-async def timed(work: Awaitable[None], what: str, seconds: float, loop: asyncio.AbstractEventLoop) -> None:
+async def timed(work: Awaitable[None], what: object, seconds: float, loop: asyncio.AbstractEventLoop) -> None:
     """Bound a run in time; one that swallows its cancellation is late all the same.
 
     One that does not suspend cannot be interrupted, and costs next to nothing.
 
     Args:
         work: what is run.
-        what: which rule or turn it is, for the error.
+        what: which rule or turn it is; its text is for the error.
         seconds: how long it may take.
         loop: the running event loop.
 
@@ -44,9 +44,9 @@ async def timed(work: Awaitable[None], what: str, seconds: float, loop: asyncio.
     except TimeoutError as error:
         if not scope.expired():
             raise
-        raise RuleTimeout(what, seconds) from error
+        raise RuleTimeout(str(what), seconds) from error
     if scope.expired():
-        raise RuleTimeout(what, seconds)
+        raise RuleTimeout(str(what), seconds)
 
 
 @types.coroutine

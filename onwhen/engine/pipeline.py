@@ -324,7 +324,7 @@ class Pipeline:
         if (seconds := bus.limits.turn_timeout) is None:
             await turn.run()
         else:
-            await timed(turn.run(), f"the turn of {work.event.type} to {name}", seconds, self.loop)
+            await timed(turn.run(), turn, seconds, self.loop)
         # One that leaves nothing is committed as well: it may have read what was out of date.
         commit = turn.commit(self._partition_of(name), token=None, handled=work.position)
         call: Call | None = None

@@ -80,9 +80,12 @@ async def commit_surely(store: Store, commit: Commit, goes_on: Callable[[int], b
         StoreError: it is not known whether the commit is stored.
     """
     tries = 0
-    is_cancelled = False
+    failed = is_cancelled = False
     while True:
         try:
+            if failed:
+                failed = False
+                await pause(tries)
             result = await store.commit(commit)
             if tries and result.answer is Answer.DONE:
                 # There is only one who asked: what was done is what was asked for before.
@@ -92,10 +95,9 @@ async def commit_surely(store: Store, commit: Commit, goes_on: Callable[[int], b
                 raise
             tries, is_cancelled = tries + 1, True
         except StoreError:
-            tries += 1
+            tries, failed = tries + 1, True
             if not goes_on(tries):
                 raise
-            await pause(tries)
         else:
             return result, not tries
 

@@ -101,6 +101,9 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
         now = self.now or self.clock.now()
         self._effects = Effects(subject, self.state, self.limits, now, self.read, self.source, around)
 
+    def __str__(self) -> str:
+        return f"the turn of {self.event.type} to {self.event.subject}"
+
     @property
     def is_over(self) -> bool:
         """Whether the rules have run; what they have left behind can do nothing any more."""
