@@ -2,10 +2,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench format clean
+.PHONY: help setup demo test check simulate chaos bench bench-durable soak format clean
 
 help: ## List these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ifeq ($(origin PYTHON),command line) # asked for another Python than the one in .venv: that is made anew
 ifneq ($(shell $(BIN)/python -V 2>&1),$(shell $(PYTHON) -V 2>&1))
@@ -31,8 +31,20 @@ check: setup ## What CI runs: format, lint, types, layers, tests
 	$(BIN)/lint-imports --no-logo
 	@$(MAKE) --no-print-directory test
 
+simulate: setup ## Run the engine in SEEDS simulated worlds (FIRST is the first seed), on all cores
+	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0)
+
+chaos: setup ## Kill a service under load KILLS times, and look at what it leaves (SEED draws the moments)
+	@$(BIN)/python -m tests.chaos --kills $(or $(KILLS),500) $(and $(SEED),--seed $(SEED))
+
 bench: setup ## Measure the speed
 	$(BIN)/python -m benchmarks
+
+bench-durable: setup ## Measure the SQLite store, next to what the disk can do
+	$(BIN)/python -m benchmarks.durable
+
+soak: setup ## Ten minutes of a mixed load on a file, to see whether anything grows
+	$(BIN)/python -m benchmarks.durable.soak
 
 format: setup ## Format, and fix what can be fixed
 	$(BIN)/ruff check --fix-only .

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import platform
-import subprocess
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from pathlib import Path
 
 from benchmarks.cases import CASES, case_named
 from benchmarks.environments import python_for
-from benchmarks.report import Machine, Result, page, table
+from benchmarks.machines import this_machine
+from benchmarks.report import Result, page, table
 from benchmarks.rounds import ROOT, BenchmarkError, Contender, Effort, measure
 
 _PAGE = ROOT / "docs" / "performance.md"
@@ -36,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BenchmarkError as error:
         print(error, file=sys.stderr)
         return 1
-    machine = _machine()
+    machine = this_machine()
     print(table(results, machine, effort))
     if options.report:
         _PAGE.write_text(page(results, machine, effort))
@@ -72,25 +68,6 @@ def _parser() -> argparse.ArgumentParser:
         "--report", action="store_true", help=f"write the figures to {_PAGE.relative_to(ROOT).as_posix()}"
     )
     return parser
-
-
-def _machine() -> Machine:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Machine(cpu=_cpu(), cores=cores, system=platform.system(), day=datetime.now(UTC).date())
-
-
-def _cpu() -> str:
-    """Return the CPU's model name; the standard library knows it on no system for certain."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    if sys.platform == "darwin":
-        command = ("sysctl", "-n", "machdep.cpu.brand_string")
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout.strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

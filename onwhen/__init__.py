@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from onwhen.errors import OnwhenError
     from onwhen.settings import Settings
     from onwhen.storage.memory import create_memory_storage
+    from onwhen.storage.sqlite import create_sqlite_storage
 
 __version__ = "0.1.0"
 
@@ -58,6 +59,7 @@ __all__ = [
     "VirtualClock",
     "changed",
     "create_memory_storage",
+    "create_sqlite_storage",
     "deleted",
     "migrate",
     "partition_of",
@@ -94,6 +96,7 @@ _HOME: Final = {
     "OnwhenError": "onwhen.errors",
     "Settings": "onwhen.settings",
     "create_memory_storage": "onwhen.storage.memory",
+    "create_sqlite_storage": "onwhen.storage.sqlite",
 }
 
 

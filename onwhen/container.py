@@ -16,13 +16,13 @@ from onwhen.engine.store import Store
 from onwhen.engine.subjects import Subject
 from onwhen.errors import ContainerError
 from onwhen.settings import Settings
-from onwhen.storage.memory import create_memory_storage
+from onwhen.storage import create_storage
 
 __all__ = ["Container"]
 
 
 def _storage(settings: Settings) -> Store:
-    return create_memory_storage(dedup_window=settings.dedup_window)
+    return create_storage(settings.store, dedup_window=settings.dedup_window)
 
 
 def _limits(settings: Settings) -> Limits:
@@ -62,7 +62,8 @@ class Container(containers.DeclarativeContainer):
         settings: `Settings`, from the environment.
         clock: where the time comes from.
         limits: what the engine allows, from the settings.
-        subject_storage: the store, in memory by default; override it with `providers.Object(create_..._storage())`.
+        subject_storage: the store, where the settings say, in memory by default; override it with
+            `providers.Object(create_..._storage())`.
         event_bus: the `EventBus`, one per container.
         handlers: `on, when, middleware, emit = container.handlers()`.
         subject: `container.subject("device:7")`, to be worked on outside a turn.

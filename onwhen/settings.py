@@ -32,6 +32,11 @@ def _seconds(value: Any) -> Any:
         return value
 
 
+def _unlimited(value: Any) -> Any:
+    """Read the text none as no limit; a variable that is set to nothing counts as not set."""
+    return None if isinstance(value, str) and value.strip().lower() == "none" else value
+
+
 _Duration: TypeAlias = Annotated[timedelta, BeforeValidator(_seconds), Field(ge=timedelta(0))]
 
 
@@ -69,6 +74,10 @@ class Settings(BaseSettings):
     rule_timeout: Annotated[FiniteFloat, Field(gt=0)] | None = Field(
         _LIMITS.rule_timeout, description="how long one run of a rule may take (seconds); unset for no limit"
     )
+    turn_timeout: Annotated[Annotated[FiniteFloat, Field(gt=0)] | None, BeforeValidator(_unlimited)] = Field(
+        _LIMITS.turn_timeout,
+        description="how long all rules of an event may take together (seconds); none for no limit",
+    )
     retry_attempts: PositiveInt = Field(
         _RETRY.attempts, description="how often a rule is run at most, for rules without a policy of their own (count)"
     )
@@ -77,8 +86,11 @@ class Settings(BaseSettings):
         _RETRY.factor, description="each further wait is this many times longer (factor)"
     )
     retry_max_delay: _Duration = Field(_RETRY.max_delay, description="no wait is longer (seconds or ISO 8601)")
+    store: str = Field(
+        "memory://", min_length=1, description="where all is kept: memory://, or a file as sqlite:///FILE (URL)"
+    )
     dedup_window: Annotated[int, Field(ge=0)] = Field(
-        100_000, description="accepted events that a store in memory remembers by source and id (count)"
+        100_000, description="accepted events that the store remembers by source and id (count)"
     )
 
     def limits(self) -> Limits:
@@ -90,6 +102,7 @@ class Settings(BaseSettings):
             max_concurrent_turns=self.max_concurrent_turns,
             hot_subjects=self.hot_subjects,
             rule_timeout=self.rule_timeout,
+            turn_timeout=self.turn_timeout,
             retry=RetryPolicy(
                 attempts=self.retry_attempts,
                 delay=self.retry_delay,

@@ -4,6 +4,7 @@ import sys
 import types
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -129,6 +130,30 @@ async def test_the_store_is_overridden() -> None:
         async with container.subject("a") as subject:
             subject.set("n", lambda n: (n or 0) + 1)
     assert (await container.event_bus().read("a")).get("n") == 3
+
+
+async def test_the_settings_say_where_all_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file, and what is in it is there for the next container; the dedup window counts for it as well."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ONWHEN_STORE", "sqlite:///desk.db")
+    for expected in (None, 1):
+        container = Container()
+        async with container.event_bus() as bus:
+            assert (await bus.read("a")).get("n") == expected
+            async with container.subject("a") as subject:
+                subject.set("n", 1)
+    assert (tmp_path / "desk.db").exists()
+    forgetful = Container(settings=Settings(dedup_window=1))
+    async with forgetful.event_bus() as bus:
+        told = [(await bus.emit("go", "a", id=id)).status for id in ("1", "1", "2", "1")]
+    assert told == ["handled", "duplicate", "handled", "handled"]
+
+
+def test_a_store_that_is_not_known_is_an_error_that_says_what_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the store is first needed; nothing is made before."""
+    monkeypatch.setenv("ONWHEN_STORE", "mysql://localhost")
+    with pytest.raises(SettingError, match=r"mysql://localhost.*known are memory://"):
+        Container().event_bus()
 
 
 async def test_the_clock_is_overridden() -> None:

@@ -34,17 +34,19 @@ def test_every_setting_comes_from_the_environment(monkeypatch: pytest.MonkeyPatc
         "MAX_CONCURRENT_TURNS": "4",
         "HOT_SUBJECTS": "5",
         "RULE_TIMEOUT": "0.5",
+        "TURN_TIMEOUT": "8",
         "RETRY_ATTEMPTS": "6",
         "RETRY_DELAY": "7.5",
         "RETRY_FACTOR": "3",
         "RETRY_MAX_DELAY": "PT1H",
+        "STORE": "sqlite:///desk.db",
         "DEDUP_WINDOW": "0",
     }
     assert {name.lower() for name in given} == set(Settings.model_fields)
     for name, value in given.items():
         monkeypatch.setenv(f"ONWHEN_{name}", value)
     settings = Settings()
-    assert (settings.source, settings.dedup_window) == ("/desk", 0)
+    assert (settings.source, settings.store, settings.dedup_window) == ("/desk", "sqlite:///desk.db", 0)
     assert settings.limits() == Limits(
         max_reactions=1,
         max_depth=2,
@@ -52,13 +54,14 @@ def test_every_setting_comes_from_the_environment(monkeypatch: pytest.MonkeyPatc
         max_concurrent_turns=4,
         hot_subjects=5,
         rule_timeout=0.5,
+        turn_timeout=8.0,
         retry=RetryPolicy(attempts=6, delay=timedelta(seconds=7.5), factor=3, max_delay=timedelta(hours=1)),
     )
 
 
 def test_every_setting_says_its_unit() -> None:
     """In brackets, at the end or before a remark."""
-    units = ("(count)", "(bytes)", "(seconds)", "(seconds or ISO 8601)", "(factor)", "(URI reference)")
+    units = ("(count)", "(bytes)", "(seconds)", "(seconds or ISO 8601)", "(factor)", "(URI reference)", "(URL)")
     for name, field in Settings.model_fields.items():
         assert field.description, name
         assert any(unit in field.description for unit in units), name
@@ -81,6 +84,14 @@ def test_a_variable_that_is_set_to_nothing_is_not_set(monkeypatch: pytest.Monkey
     assert Settings().limits() == Limits()
 
 
+def test_a_limit_that_has_a_default_can_be_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The word none; nothing at all would leave the default."""
+    assert Settings().turn_timeout == 300.0
+    monkeypatch.setenv("ONWHEN_TURN_TIMEOUT", "none")
+    assert Settings().limits().turn_timeout is None
+    assert Settings(turn_timeout=None).turn_timeout is None
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -93,6 +104,8 @@ def test_a_variable_that_is_set_to_nothing_is_not_set(monkeypatch: pytest.Monkey
         ("RULE_TIMEOUT", "0"),
         ("RULE_TIMEOUT", "inf"),
         ("RULE_TIMEOUT", "nan"),
+        ("TURN_TIMEOUT", "0"),
+        ("TURN_TIMEOUT", "long"),
         ("RETRY_ATTEMPTS", "0"),
         ("RETRY_DELAY", "-1"),
         ("RETRY_DELAY", "soon"),

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 from onwhen.engine.bus import EventBus
 from onwhen.engine.clock import Clock
 from onwhen.engine.rules import RuleSet
+from onwhen.engine.store import Store
 from onwhen.errors import AppNotFound
 from onwhen.storage.memory import create_memory_storage
 
@@ -47,12 +48,13 @@ def find_app(name: str) -> App:
     return app
 
 
-def make_bus(app: App, clock: Clock | None) -> EventBus:
-    """Return a bus of its own for an app: the same rules over an empty store in memory.
+def make_bus(app: App, clock: Clock | None = None, store: Store | None = None) -> EventBus:
+    """Return a bus of its own for an app: the same rules over another store.
 
     Args:
         app: what `find_app` returned.
         clock: where its time comes from; None for the machine's.
+        store: what it is over; None for an empty one in memory.
 
     Raises:
         OnwhenError: the settings in the environment, or the rule sets together, cannot be used.
@@ -60,7 +62,7 @@ def make_bus(app: App, clock: Clock | None) -> EventBus:
     from onwhen.container import Container
 
     settings = Container().settings()
-    store = create_memory_storage(dedup_window=settings.dedup_window)
+    store = store or create_memory_storage(dedup_window=settings.dedup_window)
     if isinstance(app, EventBus):
         return app.twin(store=store, clock=clock)
     return EventBus(*app, store=store, clock=clock, limits=settings.limits(), source=settings.source)

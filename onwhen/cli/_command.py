@@ -11,7 +11,8 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -19,17 +20,21 @@ from typing import Any, BinaryIO, Final
 from rich.console import Console
 
 from onwhen.cli._app import find_app, make_bus
+from onwhen.cli._bookmarks import Bookmarks
 from onwhen.cli._dump import dump_subjects, whole_file
-from onwhen.cli._options import ReplayOptions
+from onwhen.cli._options import ReplayOptions, UsageError
 from onwhen.cli._render import clean, progress_on, summary
 from onwhen.cli.replay import Reject, ReplayReport, Source, replay
 from onwhen.engine.bus import EventBus
 from onwhen.engine.clock import VirtualClock
+from onwhen.engine.store import Store
+from onwhen.errors import SettingError, StoreError
 
 __all__ = ["run_replay"]
 
 _INTERRUPTED: Final = 130
 _TOLD: Final = 20  # rejects of a source that are shown (a count)
+_GRACE: Final = 1.0  # seconds for what is under way when a run is cut short; what takes longer is begun anew next time
 
 
 def run_replay(options: ReplayOptions) -> int:
@@ -40,26 +45,35 @@ def run_replay(options: ReplayOptions) -> int:
 
     Raises:
         OSError: some output could not be written; the summary was shown, if that could be.
-        UsageError: a file cannot be used as asked; nothing was done.
+        StoreError: the store failed on the way; the same.
+        InputChanged: other events were replayed into the store under these names before.
+        UsageError: a file, or the store, cannot be used as asked; nothing was done.
         AppNotFound: APP names nothing that holds rules.
     """
     sources = options.sources()
-    options.check_outputs()
+    store = _store(options)
+    options.check_outputs(getattr(store, "path", None))
+    bookmarks = Bookmarks(store, options.time, sources) if store is not None and not store.volatile else None
     screen = Console(stderr=True)
     with redirect_stdout(sys.stderr) if options.writes_to_stdout else nullcontext():  # for what rules print
-        bus = make_bus(find_app(options.app), _clock(options))
-        report, interrupted, unwritten = ReplayReport(), False, None
+        bus = make_bus(find_app(options.app), _clock(options), store if bookmarks is None else bookmarks.store)
+        if options.time == "event":  # in the order of the log, wherever it was interrupted, and whatever the store
+            bus.limits = replace(bus.limits, max_concurrent_turns=1)
+        report, interrupted = ReplayReport(), False
+        unwritten: Exception | None = None
         try:
-            asyncio.run(_run(options, bus, sources, screen, report))
+            asyncio.run(_run(options, bus, sources, bookmarks, screen, report))
         except KeyboardInterrupt:
             interrupted = True
         except BrokenPipeError:
             raise
-        except OSError as error:
+        except (OSError, StoreError) as error:
             unwritten = error
     shown = screen if options.writes_to_stdout else Console()
     shown.print(summary(report))
     notes = ["Interrupted; these are the figures so far."] if interrupted else []
+    if bookmarks is not None and (interrupted or unwritten is not None):
+        notes.append("Run it again with the same arguments, and it goes on from here.")
     if options.dump is not None and (interrupted or unwritten is not None or not report.complete):
         notes.append("No dump was written.")
     if notes:
@@ -74,8 +88,56 @@ def _clock(options: ReplayOptions) -> VirtualClock | None:
     return VirtualClock(datetime.min.replace(tzinfo=UTC)) if options.time == "event" else None
 
 
+def _store(options: ReplayOptions) -> Store | None:
+    if options.store is None:
+        return None
+    from onwhen.settings import Settings
+    from onwhen.storage import create_storage
+
+    window = Settings().dedup_window
+    try:
+        return create_storage(options.store, dedup_window=window)
+    except SettingError as error:
+        raise UsageError(f"--store: {error}") from error
+
+
 async def _run(
-    options: ReplayOptions, bus: EventBus, sources: list[Source], screen: Console, report: ReplayReport
+    options: ReplayOptions,
+    bus: EventBus,
+    sources: list[Source],
+    bookmarks: Bookmarks | None,
+    screen: Console,
+    report: ReplayReport,
+) -> None:
+    try:
+        try:
+            await bus.start()
+        except StoreError as error:
+            raise UsageError(str(error)) from error
+        await _replay(options, bus, sources, bookmarks, screen, report)
+    except BaseException:
+        await _let_go(bus)
+        raise
+    await bus.close()
+
+
+async def _let_go(bus: EventBus) -> None:
+    """Close the store, so that it does not look as if we had crashed, however long a rule may still take."""
+    try:
+        with suppress(TimeoutError, StoreError):
+            async with asyncio.timeout(_GRACE):
+                await bus.close()
+    finally:
+        await bus.store.close()
+
+
+async def _replay(
+    options: ReplayOptions,
+    bus: EventBus,
+    sources: list[Source],
+    bookmarks: Bookmarks | None,
+    screen: Console,
+    report: ReplayReport,
 ) -> None:
     sizes = [source.size for source in sources]
     total = None if None in sizes else sum(size for size in sizes if size is not None)
@@ -93,11 +155,11 @@ async def _run(
                 on_reject=on_reject,
                 progress=progress,
                 report=report,
+                bookmarks=bookmarks,
             )
     if options.dump is not None and report.complete:
         with _output(options.dump, whole_file) as out:
             await dump_subjects(bus, out)
-    await bus.close()
 
 
 @contextmanager

@@ -21,6 +21,8 @@ __all__ = ["dump_subjects", "whole_file"]
 async def dump_subjects(bus: EventBus, out: BinaryIO) -> int:
     """Write every subject as one line, sorted by name (code points), declared defaults included.
 
+    Declared properties are in the order of declaration, all others sorted by name: stores keep no order of them.
+
     Args:
         bus: whose subjects they are.
         out: where to write `{"subject": ..., "properties": {...}, "ext": {...}}` and a line feed for each.
@@ -31,7 +33,10 @@ async def dump_subjects(bus: EventBus, out: BinaryIO) -> int:
     count = 0
     async for record in bus.store.subjects():
         subject = await bus.read(record.name)
-        line = {"subject": subject.name, "properties": subject.dict(mode="json"), "ext": dict(subject.ext)}
+        properties = subject.dict(mode="json")
+        if not type(subject)._codec.declared:
+            properties = dict(sorted(properties.items()))
+        line = {"subject": subject.name, "properties": properties, "ext": dict(sorted(subject.ext.items()))}
         out.write(encode(line) + b"\n")
         count += 1
     return count

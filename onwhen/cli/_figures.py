@@ -75,6 +75,7 @@ class ReplayReport:
         lines: lines read, blank ones left out (a count).
         bytes: how much of the sources was taken (bytes; compressed, where the source is).
         events: events that were accepted (a count).
+        done_before: events that an earlier run on the same store has done, so that they were passed over (a count).
         duplicates: events whose source and id were accepted before, so that nothing was done (a count).
         rejects: lines that could not be used (a count).
         late: events that are older than one before them, where the events' own time counts (a count).
@@ -88,17 +89,20 @@ class ReplayReport:
         timers_pending: timers in the store at the end (a count).
         retries_waiting: retries in the store at the end (a count).
         dead_letters: dead letters that were left (a count).
+        dead_before: dead letters that were in the store at the start (a count).
         dead: dead letters by rule and class of error.
         subjects: subjects in the store at the end (a count).
         seconds: how long it took (seconds).
         stopped: why the replay ended before all was read; "" if it did not.
         broken: which sources could not be read to their end, and why.
+        others: sources that begin otherwise than what an earlier run has read under the same names.
         endless: why not all timers could be drained; "" if they could.
     """
 
     lines: int = 0
     bytes: int = 0
     events: int = 0
+    done_before: int = 0
     duplicates: int = 0
     rejects: int = 0
     late: int = 0
@@ -112,17 +116,19 @@ class ReplayReport:
     timers_pending: int = 0
     retries_waiting: int = 0
     dead_letters: int = 0
+    dead_before: int = 0
     dead: dict[tuple[str, str], DeadFigures] = field(default_factory=dict)
     subjects: int = 0
     seconds: float = 0.0
     stopped: str = ""
     broken: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
     endless: str = ""
 
     @property
     def ok(self) -> bool:
-        """Whether all went through: no dead letters, no rejects."""
-        return not (self.dead_letters or self.rejects)
+        """Whether all went through, in earlier runs too: no dead letters, no rejects."""
+        return not (self.dead_letters or self.dead_before or self.rejects)
 
     @property
     def complete(self) -> bool:

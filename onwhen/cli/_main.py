@@ -5,21 +5,20 @@ Belongs here: names, help texts and exit codes. Whatever is slow to import is im
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-from onwhen.errors import AppNotFound, OnwhenError
+from onwhen.cli import _letter_commands, _store_commands
+from onwhen.cli._usage import Flag, flowing, usage
+from onwhen.errors import AppNotFound, OnwhenError, StoreError
 
 __all__ = ["run"]
 
-_UNWRITTEN, _USAGE, _INTERRUPTED = 1, 2, 130
-
-Command = TypeVar("Command", bound=Callable[..., Any])
+_FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
 
 
 def _version() -> str:
@@ -37,41 +36,24 @@ app = App(
 
 # "-" is a file; other names with a leading hyphen are refused by the options.
 _File = Annotated[str | None, Parameter(metavar="FILE", allow_leading_hyphen=True)]
-_Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 
 
-def _flowing(command: Command) -> Command:
-    """Put each paragraph of a docstring on one line: cyclopts keeps line ends, and wraps between them again."""
-    lines: list[str] = []
-    for line in inspect.cleandoc(command.__doc__ or "").splitlines():
-        last = lines[-1] if lines else ""
-        if line and last and _indent(line) == _indent(last) and "---" not in (line[:3], last[:3]):
-            lines[-1] = f"{last} {line.lstrip()}"
-        else:
-            lines.append(line)
-    command.__doc__ = "\n".join(lines)
-    return command
-
-
-def _indent(line: str) -> int:
-    return len(line) - len(line.lstrip())
-
-
-@app.command(usage="Usage: onwhen replay [OPTIONS] APP [FILE...]\n")
-@_flowing
+@app.command(usage=usage("replay [OPTIONS] APP [FILE...]"))
+@flowing
 def replay(
     app: Annotated[str, Parameter(name="APP")],
     /,
     *files: Annotated[str, Parameter(name="FILE", allow_leading_hyphen=True)],
+    store: Annotated[str | None, Parameter(metavar="URL")] = None,
     time: Literal["now", "event"] = "now",
-    drain: _Flag = False,
+    drain: Flag = False,
     dump: _File = None,
     rejects: _File = None,
-    strict: _Flag = False,
+    strict: Flag = False,
     window: Annotated[int, Parameter(metavar="N")] = 256,
     max_line: Annotated[int | None, Parameter(metavar="BYTES")] = None,
 ) -> int:
-    """Send recorded events through rules, over an empty store in memory.
+    """Send recorded events through rules, over an empty store in memory, or into a store in a file.
 
     Reads CloudEvents, one JSON object a line, plain or gzip. The exit code is 0 if all went through, 1 if there were
     dead letters or rejects, 2 if the command cannot be run as given, 130 after Ctrl-C.
@@ -84,6 +66,9 @@ def replay(
         is importable.
     files
         What to read, in this order; - or none at all for standard input.
+    store
+        Where to keep what comes of it: sqlite:///FILE. Stopped anywhere, by Ctrl-C or worse, the same command goes on
+        from there, and ends in the same state as if it had not been stopped.
     time
         now: the machine's clock, events of different subjects concurrently. event: the events' own time, one after
         the other, with timers and retries in between exactly when they are due; the same input gives the same result.
@@ -109,6 +94,7 @@ def replay(
         ReplayOptions(
             app=app,
             files=files,
+            store=store,
             time=time,
             drain=drain,
             dump=dump,
@@ -118,6 +104,14 @@ def replay(
             max_line=max_line,
         )
     )
+
+
+for _group in (_store_commands.subjects, _letter_commands.deadletters, _letter_commands.parked):
+    app.command(_group)
+app.command(_store_commands.timers, usage=usage("timers [OPTIONS] [SUBJECT]"))
+app.command(_store_commands.log, usage=usage("log [OPTIONS]"))
+app.command(_store_commands.stats, usage=usage("stats [OPTIONS]"))
+app.command(_store_commands.migrate, usage=usage("migrate [OPTIONS] APP"))
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -140,18 +134,27 @@ def run(arguments: Sequence[str]) -> int:
 
             traceback.print_exception(error.__cause__)
         return _refuse(str(error))
+    except StoreError as error:  # after it was opened
+        return _refuse(str(error), _FAILED)
     except OnwhenError as error:
         return _refuse(str(error))
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would complain when it flushes at exit
         if not isinstance(error, BrokenPipeError):  # which says that whoever read our output has seen enough
             print(f"onwhen: cannot write {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
-        return _UNWRITTEN
+        return _FAILED
     except KeyboardInterrupt:
         return _INTERRUPTED
     return result if isinstance(result, int) else 0
 
 
-def _refuse(problem: str) -> int:
-    print(f"onwhen: {problem}", file=sys.stderr)
-    return _USAGE
+def _refuse(problem: str, code: int = _USAGE) -> int:
+    print(f"onwhen: {_harmless(problem)}", file=sys.stderr)
+    return code
+
+
+def _harmless(problem: str) -> str:
+    """Escape what could act on the terminal; a message may be of several lines."""
+    from onwhen.cli._forms import clean
+
+    return "\n".join(map(clean, problem.splitlines()))

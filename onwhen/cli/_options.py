@@ -31,6 +31,7 @@ class ReplayOptions:
 
     app: str
     files: Sequence[str] = ()
+    store: str | None = None
     time: Literal["now", "event"] = "now"
     drain: bool = False
     dump: str | None = None
@@ -90,8 +91,11 @@ class ReplayOptions:
             raise UsageError(f"{name}: {error.strerror}") from error
         return Source.file(name)
 
-    def check_outputs(self) -> None:
-        """Refuse outputs that cannot be written, or that would overwrite what is read or each other.
+    def check_outputs(self, store: str | None = None) -> None:
+        """Refuse outputs that cannot be written, or that would overwrite what is read, the store or each other.
+
+        Args:
+            store: the file that the store is in.
 
         Raises:
             UsageError: so it is.
@@ -102,6 +106,8 @@ class ReplayOptions:
             if name not in (None, "-")
         }
         taken = {Path(name).resolve(): name for name in self.files if name != "-"}
+        if store is not None:
+            taken[Path(store)] = "the store"
         for option, path in outputs.items():
             if path.is_dir():
                 raise UsageError(f"{option} {path}: is a directory; name a file")

@@ -16,19 +16,13 @@ from rich.table import Table
 from rich.text import Text
 
 from onwhen.cli._figures import ReplayReport, RuleFigures
+from onwhen.cli._forms import clean
 
 __all__ = ["clean", "progress_on", "summary"]
 
 _ROWS: Final = 30
 _MESSAGE: Final = 160  # characters of an error that are shown
 _REFRESH: Final = 0.1  # seconds
-
-
-def clean(text: str) -> str:
-    """Return text that does nothing to a terminal: what is not printable is escaped."""
-    if text.isprintable():
-        return text
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 @contextmanager
@@ -150,6 +144,8 @@ def _totals(report: ReplayReport) -> Table:
         rows.append(("to", report.last.isoformat(sep=" ", timespec="seconds")))
     if report.late:
         rows.append(("late", f"{report.late:,}"))
+    if report.done_before:
+        rows.append(("done before", f"{report.done_before:,}"))
     rows += [
         ("duplicates", f"{report.duplicates:,}"),
         ("rejects", f"{report.rejects:,}"),
@@ -175,6 +171,11 @@ def _notes(report: ReplayReport) -> Iterator[str]:
         yield f"{older} older than one before and handled at that later time; sort the input by time if that matters."
     if report.endless:
         yield f"Draining was given up, because rules keep setting timers: {report.endless}."
+    for name in report.others:
+        yield f"{clean(name)} does not begin as what was replayed under its name before; all of it was replayed."
+    if report.dead_before:
+        letters = "1 dead letter was" if report.dead_before == 1 else f"{report.dead_before:,} dead letters were"
+        yield f"{letters} in the store before."
     for broken in report.broken:
         yield f"{clean(broken)}."
     if report.stopped:

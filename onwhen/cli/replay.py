@@ -10,11 +10,14 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing
+from datetime import datetime
 from time import monotonic
-from typing import Final
+from typing import Final, TypeAlias
 
+from onwhen.cli._bookmarks import Bookmarks, Place, Progress
 from onwhen.cli._figures import DeadFigures, ReplayReport, RuleFigures, Tally, TypeFigures
 from onwhen.cli._reading import Line, Reject, Source, read_lines
+from onwhen.cli._window import Window
 from onwhen.engine.bus import EventBus
 from onwhen.engine.clock import VirtualClock
 from onwhen.engine.events import Event
@@ -30,6 +33,8 @@ _STATS_SECONDS: Final = 5.0
 _DRAIN_TURNS: Final = 10_000
 _DRAIN_FACTOR: Final = 10
 
+_Read: TypeAlias = "tuple[Event, int, Place | None]"  # an event, its size (bytes), and where it stands
+
 
 async def replay(
     bus: EventBus,
@@ -42,6 +47,7 @@ async def replay(
     on_reject: Callable[[Reject], None] | None = None,
     progress: Callable[[ReplayReport], None] | None = None,
     report: ReplayReport | None = None,
+    bookmarks: Bookmarks | None = None,
 ) -> ReplayReport:
     """Emit recorded events, CloudEvents as one JSON object a line, plain or gzip.
 
@@ -63,6 +69,8 @@ async def replay(
         on_reject: called with each line that cannot be used.
         progress: called now and then, and at least after each event.
         report: where to keep the figures, for who wants them even if the replay is cancelled.
+        bookmarks: those of the store that the bus is on, and of these sources. What was done in an earlier run, up to
+            wherever that was stopped, is not done again.
 
     Returns:
         The figures.
@@ -70,6 +78,7 @@ async def replay(
     Raises:
         ValueError: `drain` on a bus whose clock cannot be moved, or a window below 1.
         BusClosed: the bus was closed.
+        InputChanged: with bookmarks: a source begins as it did before, and then goes on otherwise.
     """
     if drain and not isinstance(bus.clock, VirtualClock):
         raise ValueError(f"drain needs a bus on a VirtualClock, this one runs on {type(bus.clock).__name__}")
@@ -83,6 +92,7 @@ async def replay(
         max_line_bytes=max_line_bytes or 4 * bus.limits.max_event_bytes + _ENVELOPE,
         on_reject=on_reject or _ignore,
         progress=progress or _ignore,
+        bookmarks=bookmarks,
     )
     return await run.run(sources, drain)
 
@@ -100,6 +110,7 @@ class _Replay:
         max_line_bytes: int,
         on_reject: Callable[[Reject], None],
         progress: Callable[[ReplayReport], None],
+        bookmarks: Bookmarks | None,
     ) -> None:
         self._bus = bus
         self._report = report
@@ -108,6 +119,7 @@ class _Replay:
         self._max_line_bytes = max_line_bytes
         self._on_reject = on_reject
         self._progress = progress
+        self._bookmarks = bookmarks
         self._max_data = bus.limits.max_event_bytes
         self._tally = Tally(report)
         self._by_event_time = isinstance(bus.clock, VirtualClock)
@@ -116,6 +128,10 @@ class _Replay:
         report, bus, began = self._report, self._bus, monotonic()
         end_observing = bus.observe(self._tally)
         try:
+            if self._bookmarks is not None:
+                await bus.start()
+                report.dead_before = (await bus.store.stats()).dead
+                await bus.idle()
             async with aclosing(self._events(sources)) as events:
                 if self._by_event_time:
                     await self._in_event_time(events)
@@ -134,22 +150,45 @@ class _Replay:
 
     # -- what is read
 
-    async def _events(self, sources: Iterable[Source]) -> AsyncGenerator[tuple[Event, int], None]:
+    async def _events(self, sources: Iterable[Source]) -> AsyncGenerator[_Read, None]:
         report = self._report
 
         def consumed(size: int) -> None:
             report.bytes += size
             self._progress(report)
 
-        for source in sources:
+        for number, source in enumerate(sources):
+            done = None if self._bookmarks is None else self._bookmarks.progress(number, source)
             async with aclosing(read_lines(source, self._max_line_bytes, consumed)) as batches:
                 async for batch in batches:
                     for line in batch:
-                        event = self._event(source, line)
-                        if event is not None:
-                            yield event, line.size
+                        read = self._new(source, line, done)
+                        if read is not None:
+                            yield read
                         if report.stopped:
                             return
+            if done is not None:
+                self._end(source, done)
+
+    def _new(self, source: Source, line: Line, done: Progress | None) -> _Read | None:
+        """Return the event of a line, if it is one, and was not accepted before."""
+        if done is not None and not line.problem:
+            done.take(line)
+        event = self._event(source, line)
+        if event is None:
+            return None
+        if done is None:
+            return event, line.size, None
+        if done.is_done(event):
+            self._report.done_before += 1
+            return None
+        return event, line.size, done.place()
+
+    def _end(self, source: Source, done: Progress) -> None:
+        if done.is_other:
+            self._report.others.append(source.name)
+        if not self._report.broken:  # else it may be shorter than it should be
+            done.end()
 
     def _event(self, source: Source, line: Line) -> Event | None:
         """Make an event of a line, or reject it; None also for a blank line."""
@@ -186,33 +225,45 @@ class _Replay:
 
     # -- what is emitted
 
-    async def _in_event_time(self, events: AsyncIterator[tuple[Event, int]]) -> None:
+    async def _in_event_time(self, events: AsyncIterator[_Read]) -> None:
         bus, report = self._bus, self._report
-        async for event, _ in events:
+        async for event, _, place in events:
             time = event.time
             assert time is not None
             if time < bus.clock.now():
                 report.late += 1
-            await bus.advance(time)
-            await self._emit(event)
-        await bus.advance(bus.clock.now())  # what the last event set for its own moment
+            await self._advance(time)
+            await self._emit(event, place)
+        await self._advance(bus.clock.now())  # what the last event set for its own moment
 
-    async def _emit(self, event: Event) -> None:
-        receipt = await self._bus.emit(event)
+    async def _advance(self, until: datetime) -> None:
+        bus = self._bus
+        if self._bookmarks is not None:
+            await bus.idle()
+            while (due := bus.next_due) is not None and bus.clock.now() < due <= until:
+                await self._bookmarks.at(due)
+                await bus.advance(due)
+        await bus.advance(until)
+
+    async def _emit(self, event: Event, place: Place | None) -> None:
+        bookmark = None if place is None else place.bookmark(self._bus.clock)
+        receipt = await self._bus.emit(event, bookmark=bookmark)
         if receipt.status == "duplicate":
             self._report.duplicates += 1
         else:
             self._tally.read(event)
         self._progress(self._report)
 
-    async def _concurrently(self, events: AsyncIterator[tuple[Event, int]]) -> None:
+    async def _concurrently(self, events: AsyncIterator[_Read]) -> None:
         await self._bus.start()
-        window = _Window(self._window, _WINDOW_BYTES)
+        window = Window(self._window, _WINDOW_BYTES)
         try:
             async with asyncio.TaskGroup() as group:
-                async for event, size in events:
+                async for event, size, place in events:
                     await window.room_for(size)
-                    task = group.create_task(self._emit(event))  # in the order of the calls, the bus sees to that
+                    task = group.create_task(
+                        self._emit(event, place)
+                    )  # in the order of the calls, the bus sees to that
                     window.enter(task, size)
         except BaseExceptionGroup as errors:  # of tasks that all do the same; the first one says it
             raise errors.exceptions[0] from None
@@ -221,7 +272,10 @@ class _Replay:
     # -- what is left
 
     async def _drain(self) -> None:
-        bus, report = self._bus, self._report
+        bus, report, bookmarks = self._bus, self._report, self._bookmarks
+        if bookmarks is not None and bookmarks.endless and not report.events:
+            report.endless = bookmarks.endless  # so it was found before, and nothing has come since
+            return
         stats = await bus.store.stats()
         allowed = _DRAIN_TURNS + _DRAIN_FACTOR * (stats.timers + stats.retries)
         turns: Counter[str] = Counter()
@@ -231,46 +285,13 @@ class _Replay:
                 if turns.total() > allowed:
                     (kind, number), *_ = turns.most_common(1)
                     report.endless = f"{turns.total():,} turns after the last event, {number:,} of them for {kind}"
+                    if bookmarks is not None:
+                        await bookmarks.gave_up(bus.clock.now(), report.endless)
                     return
-                await bus.advance(due)
+                await self._advance(due)
                 self._progress(report)
         finally:
             end_observing()
-
-
-class _Window:
-    """What is under way, bounded in number and size.
-
-    Args:
-        limit: how many events (a count).
-        max_bytes: how much all their lines may be together (bytes); a single one may be more.
-    """
-
-    def __init__(self, limit: int, max_bytes: int) -> None:
-        self._limit = limit
-        self._max_bytes = max_bytes
-        self._count = 0
-        self._bytes = 0
-        self._room: asyncio.Future[None] | None = None
-
-    async def room_for(self, size: int) -> None:
-        """Wait until another event may be under way."""
-        while self._count and (self._count >= self._limit or self._bytes + size > self._max_bytes):
-            self._room = asyncio.get_running_loop().create_future()
-            await self._room
-
-    def enter(self, task: asyncio.Task[None], size: int) -> None:
-        """Count an event in until its task ends."""
-        self._count += 1
-        self._bytes += size
-
-        def leave(_: asyncio.Task[None]) -> None:
-            self._count -= 1
-            self._bytes -= size
-            if self._room is not None and not self._room.done():
-                self._room.set_result(None)
-
-        task.add_done_callback(leave)
 
 
 def _ignore(_: object) -> None:

@@ -384,9 +384,11 @@ class EventBus:
         Returns:
             What came of each; what failed again is parked again, by its policy. Nothing if nothing is parked.
         """
-        now = self.clock.now()
-        waiting = [retry async for retry in self.parked(subject)]
-        receipts = [await self._run_again(upkeep.resumed(retry, now), retried=retry.key) for retry in waiting]
+        self._refuse_inside_turn("resume")
+        await self.opened()
+        async with self._open_here().parking.tend(subject) as waiting:
+            now = self.clock.now()
+            receipts = [await self._run_again(upkeep.resumed(retry, now), retried=retry.key) for retry in waiting]
         return [receipt for receipt in receipts if receipt is not None]
 
     async def skip(self, subject: str) -> list[DeadLetter]:
@@ -397,10 +399,8 @@ class EventBus:
         """
         self._refuse_inside_turn("skip")
         await self.opened()
-        letters = await upkeep.skip(self.store, subject, self.clock.now())
-        if letters and self._pipeline is not None:
-            self._here().release(subject, len(letters))
-        return letters
+        async with self._open_here().parking.tend(subject):
+            return await upkeep.skip(self.store, subject, self.clock.now())
 
     async def _run_again(self, retry: Retry, **instead: Any) -> Receipt | None:
         """Let a retry take the place of what a commit takes away; None if that is not there any more."""

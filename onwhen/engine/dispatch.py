@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterator, Sequence
 from contextvars import Context
 from itertools import count
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -47,7 +48,7 @@ class _Lane(msgspec.Struct, Generic[_W], eq=False):
     name: str
     active: _W | None = None
     ready: bool = False
-    holds: int = 0
+    holds: set[Hashable] | tuple[()] = ()
     work: deque[_W] | tuple[()] = ()
     urgent: deque[_W] | tuple[()] = ()
 
@@ -56,6 +57,15 @@ class _Lane(msgspec.Struct, Generic[_W], eq=False):
         if not self.work:
             self.work = deque()
         self.work.append(work)
+
+    def put_by_order(self, work: _W) -> None:
+        """Put work ahead of what comes later by its `order`."""
+        later: list[_W] = []
+        while self.work and self.work[-1].order > work.order:
+            later.append(self.work.pop())
+        self.put(work)
+        for passed in reversed(later):
+            self.put(passed)
 
     def put_urgent(self, work: _W, *, first: bool = False) -> None:
         """Put work ahead of all that is not urgent, or of everything."""
@@ -94,6 +104,10 @@ class _Ready(Generic[_W]):
         """Put a lane in."""
         heapq.heappush(self._lanes, (lane.first().order, next(self._numbers), lane))
 
+    def is_last(self) -> bool:
+        """Tell whether there is only work that comes after all that has an order."""
+        return self._lanes[0][0] == math.inf
+
     def popleft(self) -> _Lane[_W]:
         """Take the first one out."""
         return heapq.heappop(self._lanes)[2]
@@ -123,7 +137,8 @@ class Dispatcher(Generic[_W]):
         self._limit = self._full_limit = limit
         self._loop = loop
         self._lanes: dict[str, _Lane[_W]] = {}
-        self._ready: deque[_Lane[_W]] | _Ready[_W] = _Ready() if limit == 1 else deque()
+        self._ordered: _Ready[_W] | None = _Ready() if limit == 1 else None
+        self._ready: deque[_Lane[_W]] | _Ready[_W] = deque() if self._ordered is None else self._ordered
         self._active = 0
         self._expected = 0
         self._pumping = False
@@ -158,7 +173,10 @@ class Dispatcher(Generic[_W]):
         run to its end at once, and what it leads to must not overtake the rest.
         """
         lane = self._lane(subject)
-        lane.put(work)
+        if self._ordered is None:
+            lane.put(work)
+        else:
+            lane.put_by_order(work)
         self._set_off(lane)
         return not lane.holds
 
@@ -168,17 +186,17 @@ class Dispatcher(Generic[_W]):
         lane.put_urgent(work)
         self._set_off(lane)
 
-    def hold(self, subject: str) -> Sequence[_W]:
-        """Let a subject's work wait until as many `release` as `hold` calls were made; return what waits."""
+    def hold(self, subject: str, by: Hashable) -> Sequence[_W]:
+        """Let a subject's work wait until nothing holds it any more; return what waits."""
         lane = self._lane(subject)
-        lane.holds += 1
+        lane.holds = {*lane.holds, by}
         return tuple(lane.work)
 
-    def release(self, subject: str) -> None:
-        """Take one hold of a subject back; `pump` starts what has waited."""
+    def release(self, subject: str, by: Hashable) -> None:
+        """Take a hold of a subject back, if there is one by this name; `pump` starts what has waited."""
         lane = self._lanes.get(subject)
-        if lane is not None and lane.holds:
-            lane.holds -= 1
+        if lane is not None and by in lane.holds:
+            lane.holds = {*lane.holds} - {by}
             self._set_off(lane)
 
     def active_on(self, subject: str) -> _W | None:
@@ -219,6 +237,8 @@ class Dispatcher(Generic[_W]):
     def expected(self) -> None:
         """Note that what was expected has come."""
         self._expected -= 1
+        if self._ordered and not self._expected:
+            self.pump()
         if self._idle:
             self._wake_idle()
 
@@ -261,6 +281,8 @@ class Dispatcher(Generic[_W]):
                 # Emits whose rules never suspend would keep timers, sockets and Ctrl-C waiting for ever.
                 self._loop.call_soon(self._pump_on)
                 return
+            if self._ordered is not None and self._expected and self._ordered.is_last():
+                break  # what is on its way comes first, as it would if it were here already
             lane = self._ready.popleft()
             lane.ready = False
             if lane.has_next():  # it may have been held since

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Final
 
-from onwhen.engine.arrivals import Arrivals
+from onwhen.engine.arrivals import Arrivals, Call
 from onwhen.engine.resend import a_few_times, insist, positions
 from onwhen.engine.store import Accepted, Store
 from onwhen.engine.work import Work
@@ -80,7 +80,7 @@ class Intake:
         call, found = self._arrivals.calling(), list[Work]()
         try:
             await self._log_ahead({work.event.subject: None for work in batch})
-            found = _accepted(batch, await insist(partial(self._append, batch), a_few_times))
+            found = _accepted(batch, await insist(partial(self._append, batch, call), a_few_times))
         except StoreError as error:
             for work in batch:
                 work.fail(error)
@@ -92,9 +92,13 @@ class Intake:
         finally:
             self._arrivals.arrived(call, found)
 
-    async def _append(self, batch: Sequence[Work]) -> Sequence[Accepted]:
+    async def _append(self, batch: Sequence[Work], call: Call) -> Sequence[Accepted]:
         bookmarks = {work.bookmark[0]: work.bookmark[1] for work in batch if work.bookmark is not None}
-        return await self._store.append(self._partition, [work.event for work in batch], bookmarks or None)
+        try:
+            return await self._store.append(self._partition, [work.event for work in batch], bookmarks or None)
+        except StoreError:
+            call.late = True
+            raise
 
     async def _find(self, batch: Sequence[Work]) -> list[Work]:
         """Return what was accepted after all, though nobody could be told."""

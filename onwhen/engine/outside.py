@@ -83,6 +83,7 @@ class OutsideCommits:
             await self._log_ahead(event.subject for event in commit.messages)
             call = self._arrivals.calling()
             result, is_first_answer = await commit_surely(self._store, commit, a_few_times)
+            call.late = not is_first_answer
             answers.append((result, is_first_answer))
             if result.answer is Answer.OK:
                 self._forget(commit.subject)
@@ -94,7 +95,7 @@ class OutsideCommits:
             cascade.error = error
             cascade.settle()
             if call is not None and isinstance(error, StoreError) and not isinstance(error, StoreFull):
-                sent = await self._find(commit)
+                sent, call.late = await self._find(commit), True
             if not isinstance(error, Exception):
                 raise
         finally:
@@ -115,7 +116,9 @@ class OutsideCommits:
             ]
             if keys:
                 waiting = self._store.retries(commit.partition)
-                found += [Work(one.event, context, retry=one) async for one in waiting if one.key in keys]
+                found += [
+                    Work(one.event, context, retry=one) async for one in waiting if one.key in keys and not one.parked
+                ]
             return found
 
         self._forget(commit.subject)

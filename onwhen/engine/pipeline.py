@@ -23,6 +23,7 @@ from onwhen.engine.events import Event
 from onwhen.engine.intake import Intake
 from onwhen.engine.outcomes import Outcome, Receipt
 from onwhen.engine.outside import OutsideCommits
+from onwhen.engine.parking import Parking
 from onwhen.engine.partitions import partition_of
 from onwhen.engine.recovery import Held, Suspects, read_held
 from onwhen.engine.resend import a_few_times, commit_surely, insist, pause
@@ -31,7 +32,7 @@ from onwhen.engine.store import Answer, Commit, CommitResult, Position, Retry
 from onwhen.engine.subjects import Subject
 from onwhen.engine.turns import Turn
 from onwhen.engine.work import Cascade, Work, pending
-from onwhen.errors import MigrationError, StoreConflict, StoreError
+from onwhen.errors import MigrationError, RuleTimeout, StoreConflict, StoreError
 
 if TYPE_CHECKING:
     from onwhen.engine.bus import EventBus
@@ -64,6 +65,7 @@ class Pipeline:
         self._partitions = bus.store.partitions
         self._is_volatile = bus.store.volatile
         self._dispatcher: Dispatcher[Work] = Dispatcher(self._handle, bus.limits.max_concurrent_turns, loop)
+        self.parking = Parking(self._store, self._dispatcher, self._goes_on, context)
         self._agenda = Agenda(bus.clock, self._ring)
         self._arrivals = Arrivals(self._take_up)
         self._intakes = [
@@ -78,6 +80,7 @@ class Pipeline:
         )
         self._opening: asyncio.Future[None] | None = None
         self._closing = asyncio.Lock()
+        self._promoting = asyncio.Lock()
 
     # -- life
 
@@ -97,7 +100,7 @@ class Pipeline:
                 was_closed = await self._store.open(self._bus.clock)
                 # All of it is read before any of it is handled: if reading fails, it is read again another time.
                 held = await read_held(self._store, self._bus.clock)
-                if not was_closed:
+                if not (was_closed or self._is_volatile):  # what ended with the process could not be read here
                     await self._suspects.find(held, self._bus.clock.now())
             except BaseException as error:
                 self._opening = None
@@ -189,7 +192,7 @@ class Pipeline:
         Raises:
             BaseException: why it is not known to be accepted.
         """
-        cascade = Cascade()
+        cascade = Cascade(is_expected=False)
         accepted = self.loop.create_future()
         receipt._settled = cascade.settled
         self._put(Work(event, copy_context(), None, receipt, cascade, accepted=accepted), bookmark)
@@ -212,8 +215,9 @@ class Pipeline:
 
     def _take_up(self, works: Sequence[Work]) -> None:
         """Let work into the lanes, and start it."""
-        self._send_on(works)
-        self._dispatcher.pump()
+        if self.loop.is_running():  # else it is gone, and calls to the store are only being cleared away
+            self._send_on(works)
+            self._dispatcher.pump()
 
     def _send_on(self, works: Sequence[Work]) -> None:
         for work in works:
@@ -232,9 +236,10 @@ class Pipeline:
         if not self._dispatcher.submit(work.event.subject, work):
             self._let_wait(work)
 
-    @staticmethod
-    def _let_wait(work: Work) -> None:
+    def _let_wait(self, work: Work) -> None:
         """Let the emitter go, because the subject waits for a retry that may be hours away."""
+        if work.starts is not None:
+            self._suspects.leave(work)  # or all others would be worked on one by one for hours
         if work.receipt is not None and work.receipt.status == "accepted":
             work.receipt.status = "waiting"
         work.settle()
@@ -275,7 +280,8 @@ class Pipeline:
             except BaseException as error:
                 if not self.loop.is_running():
                     raise  # it is gone, and this is only being cleared away
-                if isinstance(error, Exception | GeneratorExit) and refused is None:
+                is_late_again = isinstance(error, RuleTimeout) and not isinstance(refused, RuleTimeout)
+                if isinstance(error, Exception | GeneratorExit) and (refused is None or is_late_again):
                     refused = error  # not a rule's failure, but the event must not block its subject for ever
                     continue
                 if isinstance(error, asyncio.CancelledError):
@@ -338,6 +344,7 @@ class Pipeline:
             call = self._arrivals.calling()
             try:
                 result, is_first_answer = await commit_surely(self._store, commit, self._goes_on)
+                call.late = not is_first_answer
             except BaseException:
                 self._arrivals.arrived(call, ())
                 raise
@@ -376,9 +383,12 @@ class Pipeline:
     def _follow_up(self, work: Work, turn: Turn, commit: Commit, result: CommitResult, call: Call | None) -> None:
         """Send on what a turn has left, and let those go on who wait for it."""
         if work.receipt is not None and result.answer is not Answer.FENCED:
-            work.receipt.status = "handled"
+            # One that was accepted before, and is handled by now: the answer that it is pending came late.
+            work.receipt.status = "duplicate" if result.answer is Answer.DONE and work.again else "handled"
         outcome: Outcome | None = None
         sent: Sequence[Work] = ()
+        if work.retry is not None:
+            self._dispatcher.release(work.retry.subject, work.retry.key)
         if result.answer is Answer.OK:
             outcome = turn.outcome()
             if work.receipt is not None:
@@ -389,8 +399,6 @@ class Pipeline:
                 sent = pending([work.child(event, None) for event in commit.messages], result)
             for timer in commit.timers:
                 self._agenda.timer(timer.due)
-        if work.retry is not None and work.retry.in_order:
-            self._dispatcher.release(work.retry.subject)
         if call is not None:
             self._arrivals.arrived(call, sent)
         elif sent:
@@ -401,20 +409,13 @@ class Pipeline:
 
     def _hold(self, retry: Retry) -> None:
         if retry.in_order:
-            for waiting in self._dispatcher.hold(retry.subject):
+            for waiting in self._dispatcher.hold(retry.subject, retry.key):
                 self._let_wait(waiting)
 
     def _wait_for(self, retry: Retry) -> None:
         self._hold(retry)
         if not retry.parked:
             self._agenda.retry(retry)
-
-    def release(self, subject: str, retries: int) -> None:
-        """Go on with a subject that was parked, without the retries that it has waited for (a count)."""
-        self.forget(subject)
-        for _ in range(retries):
-            self._dispatcher.release(subject)
-        self._dispatcher.pump()
 
     def _tell(self, outcome: Outcome, work: Work) -> None:
         for observer in tuple(self._bus.observers):
@@ -461,27 +462,32 @@ class Pipeline:
             self._dispatcher.expected()
 
     async def _promote(self) -> bool:
-        found = False
-        await self._log_ahead(self._dispatcher.active_subjects())
-        # Events of timers may go to other partitions, also to one that was asked before.
-        for partition in (*range(self._partitions), *range(self._partitions - 1)):
-            works: list[Work] = []
-            call = self._arrivals.calling()
+        async with self._promoting:
+            await self._log_ahead(self._dispatcher.active_subjects())
+            # Timers of one partition may go to the log of another: what is appended there meanwhile comes after them.
+            call, works = self._arrivals.calling(), list[Work]()
+            call.late = self._partitions > 1
             try:
-                after = self._promoted[partition]
-                promoted = await insist(partial(self._store.promote, partition, after), self._goes_on)
-                known = self._promoted[partition] or 0  # by now: another call may have been answered
-                fresh = [entry for entry in promoted.entries if entry.position > known]
-                if fresh:
-                    found, self._promoted[partition] = True, fresh[-1].position
-                works = [Work(entry.event, self.context, position=entry.position) for entry in fresh]
+                # Also to one that was asked before.
+                for partition in (*range(self._partitions), *range(self._partitions - 1)):
+                    works.extend(await insist(partial(self._promote_one, partition, call), self._goes_on))
             except StoreError:
-                return found
+                pass  # the bus is closing
             finally:
                 self._arrivals.arrived(call, works)
-            if promoted.next_due is not None:
-                self._agenda.timer(promoted.next_due)
-        return found
+        return bool(works)
+
+    async def _promote_one(self, partition: int, call: Call) -> Sequence[Work]:
+        try:
+            promoted = await self._store.promote(partition, self._promoted[partition])
+        except StoreError:
+            call.late = True
+            raise
+        if promoted.entries:
+            self._promoted[partition] = promoted.entries[-1].position
+        if promoted.next_due is not None:
+            self._agenda.timer(promoted.next_due)
+        return [Work(entry.event, self.context, position=entry.position) for entry in promoted.entries]
 
     # -- commits that do not come from a turn
 

@@ -22,6 +22,7 @@ _T = TypeVar("_T")
 
 _READ_BATCH: Final = 1000  # log entries that are asked for at once (a count)
 TRIES: Final = 5  # how often a store is asked on behalf of somebody who waits for the answer (a count)
+_MAX_CANCELS: Final = 10  # of one commit that is in flight
 _PAUSES: Final = (0.02, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # seconds, each halved or more by chance
 
 
@@ -65,7 +66,7 @@ async def commit_surely(store: Store, commit: Commit, goes_on: Callable[[int], b
     """Commit, and find out whether it was stored, however often the answer is lost.
 
     Being cancelled does not stop this: a turn of which nobody knows whether it is stored cannot be followed up. The
-    answer is asked for once more, and then returned; only who is cancelled again while that is under way is let go.
+    answer is asked for once more, and then returned; only who is cancelled again and again is let go.
 
     Args:
         store: where to.
@@ -80,7 +81,7 @@ async def commit_surely(store: Store, commit: Commit, goes_on: Callable[[int], b
         StoreError: it is not known whether the commit is stored.
     """
     tries = 0
-    failed = is_cancelled = False
+    cancels, failed = 0, False
     while True:
         try:
             if failed:
@@ -91,9 +92,9 @@ async def commit_surely(store: Store, commit: Commit, goes_on: Callable[[int], b
                 # There is only one who asked: what was done is what was asked for before.
                 result = CommitResult(Answer.OK, None, await positions(store, commit.messages))
         except asyncio.CancelledError:
-            if is_cancelled:
+            tries, cancels = tries + 1, cancels + 1
+            if cancels > _MAX_CANCELS:
                 raise
-            tries, is_cancelled = tries + 1, True
         except StoreError:
             tries, failed = tries + 1, True
             if not goes_on(tries):

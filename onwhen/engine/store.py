@@ -101,7 +101,8 @@ class Accepted(msgspec.Struct, frozen=True):
     """What became of an event that was to be accepted.
 
     Attributes:
-        position: where it stands in the log; None if it was accepted before and is handled.
+        position: where it stands in the log of the partition that was named; None if it was accepted before and is
+            not there, because it is handled, or because it went to another partition.
         is_new: whether it was accepted now; one of the same source and id that was accepted before is not.
     """
 
@@ -340,9 +341,9 @@ class Store(Protocol):
     called again after a lost reply: `append` is idempotent per event source and id, and `commit` answers DONE.
 
     Both look into the window: the latest `dedup_window` (a count that the store was made with) of the events that
-    `append` has accepted, and of the ids of commits. A volatile store leaves out events that have no id yet: they
-    are like no other. Messages and timers are neither looked for in the window nor put there: they come to the log
-    with a commit or a promotion, which happens once.
+    `append` has accepted and of the ids of commits, in a partition or in all of them together. A volatile store
+    leaves out events that have no id yet: they are like no other. Messages and timers are neither looked for in the
+    window nor put there: they come to the log with a commit or a promotion, which happens once.
 
     All text may hold any character that UTF-8 can; names differ if any of their characters does. Moments are aware.
 

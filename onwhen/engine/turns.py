@@ -33,7 +33,7 @@ from onwhen.engine.rulebook import Match, Rulebook
 from onwhen.engine.state import Change, Savepoint, Snapshot, State
 from onwhen.engine.store import Commit, DeadLetter, Position, Retry, Timer, key_of
 from onwhen.engine.subjects import Subject
-from onwhen.errors import CascadeLimit, MiddlewareError, MigrationError, PoisonEvent, UnknownRule
+from onwhen.errors import CascadeLimit, MiddlewareError, MigrationError, PoisonEvent, RuleTimeout, UnknownRule
 
 __all__ = ["OPEN_TURNS", "Turn"]
 
@@ -52,6 +52,8 @@ _HOPELESS: Final = {  # whatever the policy, another attempt would end the same 
     PoisonEvent: _ONCE,
     MigrationError: _UNTIL_RESUMED,  # nothing is wrong with the event; it waits for other code
 }
+
+_MIDDLEWARE_TOO: Final = (PoisonEvent, RuleTimeout)  # may be about the middleware around the event: it is not run again
 
 
 class Turn(msgspec.Struct, eq=False, kw_only=True):
@@ -140,7 +142,8 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
         beginning = len(self.state.log)
         try:
             first = Occurrence.of_event(self.event, self._subject)
-            if middleware := self.rulebook.around("event"):
+            middleware = self.rulebook.around("event")
+            if middleware and not isinstance(self.refused, _MIDDLEWARE_TOO):
                 await self._run_inside(middleware, first)
             else:
                 await self._handle(first, None)

@@ -26,10 +26,12 @@ class Cascade(msgspec.Struct, eq=False):
     Attributes:
         error: why nothing more can be waited for, if so.
         pending: events that are waited for (a count).
+        is_expected: somebody is about to wait.
     """
 
     pending: int = 1
     error: BaseException | None = None
+    is_expected: bool = True
     _waiters: list[asyncio.Future[None]] = []
 
     def settle(self) -> None:
@@ -42,7 +44,7 @@ class Cascade(msgspec.Struct, eq=False):
 
     def is_waited_for(self) -> bool:
         """Tell whether somebody waits, or is about to; one who was cancelled does not."""
-        return not self._waiters or not all(waiter.done() for waiter in self._waiters)
+        return self.is_expected if not self._waiters else not all(waiter.done() for waiter in self._waiters)
 
     async def settled(self) -> None:
         """Wait until nothing is pending; being cancelled here stops the waiting and nothing else.
@@ -130,7 +132,7 @@ class Work(msgspec.Struct, eq=False):
         cascade = self.cascade
         if cascade is None:
             return False
-        is_heard = cascade.is_waited_for() or (self.accepted is not None and not self.accepted.done())
+        is_heard = cascade.is_waited_for()
         cascade.error = error
         self.settle()
         return is_heard

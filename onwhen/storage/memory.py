@@ -88,7 +88,7 @@ class MemoryStore:
         self._history: deque[HistoryEntry] | None = deque(maxlen=history) if history else None
         self._seen: OrderedDict[Hashable, Position] = OrderedDict()
         self._subjects: dict[str, _Stored] = {}
-        self._timers: dict[str, dict[str, Timer]] = {}
+        self._timers: dict[str, dict[str, _Due]] = {}
         self._agendas: list[list[_Due]] = [[] for _ in range(partitions)]
         self._tidy_at = [_SPARE] * partitions
         self._promoted: list[list[Position]] = [[] for _ in range(partitions)]
@@ -278,26 +278,27 @@ class MemoryStore:
             own.pop(name, None)
         agenda = self._agendas[commit.partition]
         for timer in commit.timers:
-            own[timer.key] = timer
-            heapq.heappush(agenda, (timer.due, next(self._numbers), timer))
+            own[timer.key] = entry = (timer.due, next(self._numbers), timer)
+            heapq.heappush(agenda, entry)
         if not own:
             del self._timers[commit.subject]
         if len(agenda) >= self._tidy_at[commit.partition]:
-            agenda[:] = [due for due in agenda if self._is_set(due[2])]
+            agenda[:] = filter(self._is_set, agenda)
             heapq.heapify(agenda)
             self._tidy_at[commit.partition] = _SPARE + 2 * len(agenda)
 
-    def _is_set(self, timer: Timer) -> bool:
+    def _is_set(self, entry: _Due) -> bool:
         """Tell whether a timer is still the one of its key, not replaced, cancelled or fired."""
-        return self._timers.get(timer.subject, {}).get(timer.key) is timer
+        timer = entry[2]
+        return self._timers.get(timer.subject, {}).get(timer.key) is entry
 
     async def promote(self, partition: int, after: Position | None) -> Promoted:
         """Move due timers to the log; see `Store.promote`."""
         agenda, now = self._agendas[partition], self._clock.now()
         next_due: datetime | None = None
         while agenda:
-            due, _, timer = agenda[0]
-            is_set = self._is_set(timer)
+            due, _, timer = entry = agenda[0]
+            is_set = self._is_set(entry)
             if is_set and due > now:
                 next_due = due
                 break
@@ -307,8 +308,8 @@ class MemoryStore:
                 del own[timer.key]
                 if not own:
                     del self._timers[timer.subject]
-                entry = self._post(timer.event, now)
-                self._promoted[self._partition_of(timer.event.subject)].append(entry.position)
+                position = self._post(timer.event, now).position
+                self._promoted[self._partition_of(timer.event.subject)].append(position)
         promoted, log = self._promoted[partition], self._logs[partition]
         promoted[:] = filter(log.__contains__, promoted)
         later = promoted[bisect.bisect_right(promoted, after or 0) :]
@@ -317,9 +318,9 @@ class MemoryStore:
     async def timers(self, subject: str | None = None) -> AsyncIterator[Timer]:
         """Go through the timers; see `Store.timers`."""
         agendas = self._agendas if subject is None else [self._agendas[self._partition_of(subject)]]
-        for _, _, timer in sorted(chain.from_iterable(agendas), key=lambda entry: entry[:2]):
-            if self._is_set(timer) and subject in (None, timer.subject):
-                yield timer
+        for entry in sorted(chain.from_iterable(agendas), key=lambda entry: entry[:2]):
+            if self._is_set(entry) and subject in (None, entry[2].subject):
+                yield entry[2]
 
     async def retries(self, partition: int) -> AsyncIterator[Retry]:
         """Go through the waiting retries; see `Store.retries`."""

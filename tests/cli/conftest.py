@@ -142,3 +142,25 @@ def cli(tmp_path: Path, environment: Mapping[str, str]) -> Callable[..., Ended]:
         return Ended(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
 
     return run
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a store may be made; commands that name none mean this one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ONWHEN_STORE", "sqlite:///depot.db")
+    return tmp_path / "depot.db"
+
+
+@pytest.fixture(name="onwhen")
+def onwhen_here(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """The command, run in this process, with its output in a pipe."""
+    from onwhen.cli._main import run
+
+    def call(*arguments: str) -> Ended:
+        capfd.readouterr()
+        code = run(arguments)
+        told = capfd.readouterr()
+        return Ended(code, told.out, told.err)
+
+    return call

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
@@ -86,11 +86,13 @@ async def test_the_order_of_a_subject_does_not_depend_on_the_store(line: Line, l
     class Uneven(MemoryStore):
         waits = 20
 
-        async def append(self, partition: int, events: Sequence[Event]) -> Sequence[Accepted]:
+        async def append(
+            self, partition: int, events: Sequence[Event], bookmarks: Mapping[str, str] | None = None
+        ) -> Sequence[Accepted]:
             self.waits -= 1
             for _ in range(self.waits):
                 await asyncio.sleep(0)
-            return await super().append(partition, events)
+            return await super().append(partition, events, bookmarks)
 
     bus = EventBus(log, store=Uneven())
     await replay(bus, [Source.data(b"".join(line(id=str(n)) for n in range(20)))])
@@ -515,7 +517,7 @@ async def test_an_error_of_the_store_ends_the_replay_as_itself(bus_of: Callable[
     """Not wrapped in a group."""
 
     class Full(MemoryStore):
-        async def append(self, partition: int, events: Sequence[Event]) -> NoReturn:
+        async def append(self, *_: object) -> NoReturn:
             raise RuntimeError("the store is full")
 
     bus = bus_of()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import builtins
 import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -49,8 +51,8 @@ def test_the_table_of_settings_is_the_class() -> None:
 
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_each_setting_names_its_unit(name: str) -> None:
-    """A description ends with its unit in parentheses; after that at most how to leave it unset."""
-    assert re.search(r"\([a-zA-Z0-9 ]+\)(; unset .*)?$", Settings.model_fields[name].description or "")
+    """A description ends with its unit in parentheses; after that at most how to take it away."""
+    assert re.search(r"\([a-zA-Z0-9 ]+\)(; (unset|none) .*)?$", Settings.model_fields[name].description or "")
 
 
 # -- errors ----------------------------------------------------------------------------------------------------
@@ -101,22 +103,65 @@ def _assigned(kind: type) -> tuple[str, ...]:
 # -- command line ----------------------------------------------------------------------------------------------
 
 
-def test_the_page_has_every_option_with_its_default() -> None:
+DEFAULTS: Final[Mapping[Any, Collection[str]]] = {None: ("none", "unset"), False: ("off",)}
+
+
+def options_of(command: Any) -> dict[str, Any]:
+    """Return what begins with two hyphens, with its default."""
+    arguments = command.assemble_argument_collection()
+    return {argument.name: argument.field_info.default for argument in arguments if argument.name[:2] == "--"}
+
+
+def commands_of(app: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Go through the commands, those in groups too."""
+    names = [name for name in app if not name.startswith("-")]
+    if not names:
+        yield path, app
+    for name in names:
+        yield from commands_of(app[name], *path, name)
+
+
+def rows_of_options(text: str) -> dict[str, str]:
+    return dict(re.findall(r"^\| `(--[a-z-]+)` \| (.*?) \|", text, re.MULTILINE))
+
+
+def test_the_page_has_every_option_of_a_replay_with_its_default() -> None:
     """The table of options is what the command really takes."""
     from onwhen.cli._main import app
 
-    words = {None: ("none", "unset"), False: ("off",)}
-    arguments = [argument for argument in app["replay"].assemble_argument_collection() if argument.name[:2] == "--"]
-    rows = dict(re.findall(r"^\| `(--[a-z-]+)` \| (.*?) \|", read("cli.md"), re.MULTILINE))
-    assert list(rows) == [argument.name for argument in arguments]
-    for argument in arguments:
-        default = argument.field_info.default
-        assert rows[argument.name] in words.get(default, (f"`{default}`",)), argument.name
+    options = options_of(app["replay"])
+    rows = rows_of_options(read("cli.md").partition("## Commands for a store")[0])
+    assert list(rows) == list(options)
+    for name, default in options.items():
+        assert rows[name] in DEFAULTS.get(default, (f"`{default}`",)), name
+
+
+def test_the_page_has_every_option_of_the_commands_for_a_store() -> None:
+    """Those that several share in a table, all others in the text of their section."""
+    from onwhen.cli._main import app
+
+    page = read("cli.md").partition("## Commands for a store")[2]
+    shared = rows_of_options(page)
+    told = set(re.findall(r"`(--[a-z-]+)`", page))
+    taken: Counter[str] = Counter()
+    for path, command in commands_of(app):
+        if path != ("replay",):
+            options = options_of(command)
+            assert "--store" in options, path
+            taken.update(options.keys())
+            for name in shared.keys() & options.keys():
+                assert shared[name] in DEFAULTS[options[name]], (path, name)
+    assert told == set(taken)
+    assert all(taken[name] > 3 for name in shared)
 
 
 def test_the_page_has_every_command() -> None:
-    """Each command has a heading with its usage."""
+    """Each command, or group of commands, has a heading; each command of a group, its usage."""
     from onwhen.cli._main import app
 
-    commands = [name for name in app if not name.startswith("-")]
-    assert re.findall(r"^## `onwhen (\w+) ", read("cli.md"), re.MULTILINE) == commands
+    page = read("cli.md")
+    headings = set(re.findall(r"^## `onwhen (\w+)", page, re.MULTILINE))
+    assert headings == {path[0] for path, _ in commands_of(app)}
+    for path, command in commands_of(app):
+        if path != ("replay",):
+            assert f"| `{command.usage.strip().removeprefix('Usage: ')}` |" in page, path

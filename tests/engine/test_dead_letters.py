@@ -1,5 +1,6 @@
 """Dead letters: what is set aside, listed, replayed and discarded."""
 
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -178,3 +179,100 @@ async def test_replaying_inside_a_turn_is_refused() -> None:
     receipt = await desk.bus.emit("replay", "b")
     assert isinstance(receipt.runs[0].error, SubjectStateError)
     assert len(await desk.letters()) == 2
+
+
+class Three:
+    """A bus with two rules that fail while they are told to, on two types of events, for two subjects."""
+
+    def __init__(self) -> None:
+        self.fails = True
+        self.runs: list[tuple[str, str, str]] = []
+        self.rules = RuleSet("three")
+        self.bus = EventBus(self.rules, store=create_memory_storage(), clock=VirtualClock())
+        for name in ("one", "two"):
+            self.rules.on("go", "come", name=name)(self.rule(name))
+
+    def rule(self, name: str) -> Any:
+        def run(ctx: Context) -> None:
+            self.runs.append((ctx.event_type, ctx.subject.name, name))
+            if self.fails:
+                raise LookupError
+
+        return run
+
+    async def fill(self) -> None:
+        for subject in "ab":
+            for type in ("go", "come"):
+                await self.bus.emit(type, subject)
+        self.runs.clear()
+
+
+@pytest.mark.parametrize(
+    ("only", "count"),
+    [
+        ({}, 8),
+        ({"rule": "three.one"}, 4),
+        ({"subject": "a"}, 4),
+        ({"event_type": "come"}, 4),
+        ({"rule": "three.two", "subject": "b"}, 2),
+        ({"rule": "three.two", "subject": "b", "event_type": "go"}, 1),
+        ({"rule": "three.three"}, 0),
+        ({"rule": ""}, 0),
+    ],
+    ids=str,
+)
+async def test_they_are_listed_and_replayed_by_rule_subject_and_type(only: dict[str, str], count: int) -> None:
+    """All that is named has to hold; the others stay."""
+    three = Three()
+    await three.fill()
+    listed = [letter async for letter in three.bus.dead_letters(**only)]
+    assert len(listed) == count
+    three.fails = False
+    receipts = await three.bus.replay_all(**only)
+    assert [receipt.event for receipt in receipts] == [letter.event for letter in listed]
+    assert three.runs == [(letter.event.type, letter.subject, letter.rule[6:]) for letter in listed]
+    assert len([letter async for letter in three.bus.dead_letters()]) == 8 - count
+
+
+async def test_what_fails_again_is_replayed_once() -> None:
+    """Replaying all ends, and the letters are there again."""
+    three = Three()
+    await three.fill()
+    receipts = await three.bus.replay_all()
+    assert [receipt.ok for receipt in receipts] == [False] * 8
+    assert len(three.runs) == 8
+    assert {letter.attempts async for letter in three.bus.dead_letters()} == {2}
+
+
+async def test_what_is_discarded_meanwhile_is_not_replayed() -> None:
+    """A letter that is gone when its turn comes is left out."""
+    three = Three()
+    await three.fill()
+    letters = [letter async for letter in three.bus.dead_letters()]
+    three.fails = False
+
+    def discard(outcome: Any) -> None:
+        with suppress(StopIteration):
+            three.bus.store.discard(letters[3].id).send(None)  # a store in memory answers at once
+
+    three.bus.observe(discard)
+    receipts = await three.bus.replay_all()
+    assert len(receipts) == 7
+    assert [letter async for letter in three.bus.dead_letters()] == []
+
+
+async def test_a_replay_of_a_rule_that_parks_by_now() -> None:
+    """It fails again, and its subject waits until somebody resumes it."""
+    desk = Desk()
+    (letter,) = (await desk.bus.emit("go", "a")).dead
+    rules = RuleSet("desk")
+    parking = EventBus(rules, store=desk.bus.store, clock=desk.bus.clock)
+
+    @rules.on("go", name="fails", retry=RetryPolicy(on_exhausted="park"))
+    def fails(ctx: Context) -> None:
+        raise LookupError
+
+    receipt = await parking.replay(letter.id)
+    assert receipt.runs[0].parked
+    assert (await parking.emit("later", "a")).status == "waiting"
+    assert await desk.letters() == []

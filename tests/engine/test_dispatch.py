@@ -136,24 +136,26 @@ async def test_many_subjects_at_once_but_no_more_than_the_limit() -> None:
 
 
 async def test_a_hold_lets_work_wait() -> None:
-    """Held work waits, says so, and goes on when as many releases as holds were made; other subjects do not wait."""
+    """Held work waits, says so, and goes on when each hold is taken back; other subjects do not wait."""
     shop, gate = Shop(), asyncio.Event()
     shop.submit("a", 1, waits_for(gate))
     shop.submit("a", 2)
-    assert [job.number for job in shop.dispatcher.hold("a")] == [2]
-    shop.dispatcher.hold("a")
+    assert [job.number for job in shop.dispatcher.hold("a", "x")] == [2]
+    shop.dispatcher.hold("a", "y")
+    shop.dispatcher.hold("a", "y")
     gate.set()
     await shop.idle()
     assert not shop.submit("a", 3)
     assert shop.submit("b", 1)
     assert shop.done == [("a", 1), ("b", 1)]
-    shop.dispatcher.release("a")
-    shop.dispatcher.pump()
-    assert len(shop.done) == 2
-    shop.dispatcher.release("a")
+    for name in "yyz":  # only one of these holds it
+        shop.dispatcher.release("a", name)
+        shop.dispatcher.pump()
+        assert len(shop.done) == 2
+    shop.dispatcher.release("a", "x")
     shop.dispatcher.pump()
     assert shop.done[2:] == [("a", 2), ("a", 3)]
-    shop.dispatcher.release("a")  # one too many is no error
+    shop.dispatcher.release("a", "x")  # one too many is no error
     shop.dispatcher.pump()
     assert shop.submit("a", 4)
 
@@ -163,12 +165,12 @@ async def test_urgent_work_goes_first_and_through_a_hold() -> None:
     shop, gate = Shop(), asyncio.Event()
     shop.submit("a", 1, waits_for(gate))
     shop.submit("a", 2)
-    shop.dispatcher.hold("a")
+    shop.dispatcher.hold("a", "x")
     shop.dispatcher.submit_urgent("a", Job("a", 3))
     gate.set()
     await shop.idle()
     assert shop.done == [("a", 1), ("a", 3)]
-    shop.dispatcher.release("a")
+    shop.dispatcher.release("a", "x")
     shop.dispatcher.pump()
     assert shop.done == [("a", 1), ("a", 3), ("a", 2)]
 
@@ -190,8 +192,8 @@ async def test_subjects_that_are_done_cost_nothing() -> None:
     shop = Shop()
     for number in range(100):
         shop.submit(f"s{number}")
-    shop.dispatcher.hold("held")
-    shop.dispatcher.release("held")
+    shop.dispatcher.hold("held", "x")
+    shop.dispatcher.release("held", "x")
     shop.dispatcher.pump()
     await shop.idle()
     assert not shop.dispatcher._lanes

@@ -2,150 +2,18 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from onwhen import Context, Event, EventBus, RetryPolicy, RuleSet, VirtualClock, create_memory_storage
-from onwhen.engine import resend
-from onwhen.engine.clock import Clock
-from onwhen.engine.store import (
-    Accepted,
-    Commit,
-    CommitResult,
-    DeadLetter,
-    HistoryEntry,
-    LogEntry,
-    Position,
-    Promoted,
-    Retry,
-    RetryKey,
-    Store,
-    StoreStats,
-    SubjectRecord,
-    Timer,
-)
+from onwhen.engine.store import Commit, CommitResult, SubjectRecord
 from onwhen.errors import StoreError
+from tests.engine.stores import Flaky
 
-
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the engine ask again at once."""
-    monkeypatch.setattr(resend, "_PAUSES", (0.0,))
-
-
-class Flaky:
-    """A store on a wire: it writes events out, each call takes time, and any may fail, before or after its effect.
-
-    Args:
-        store: what keeps things in the end.
-        fails: name of a call ("append", "load", "commit", "promote", "open", "read") -> what becomes of each, one
-            after the other: "before" or "after" its effect it fails, "" it does not. What comes after succeeds.
-    """
-
-    def __init__(self, store: Store, **fails: Sequence[str]) -> None:
-        self.store = store
-        self.fails = {name: list(outcomes) for name, outcomes in fails.items()}
-        self.calls: list[str] = []
-
-    @property
-    def partitions(self) -> int:
-        return self.store.partitions
-
-    @property
-    def volatile(self) -> bool:
-        return False
-
-    async def _call(self, name: str, call: Any) -> Any:
-        self.calls.append(name)
-        outcomes = self.fails.get(name)
-        outcome = outcomes.pop(0) if outcomes else ""
-        await asyncio.sleep(0)
-        if outcome == "before":
-            raise StoreError(f"{name} was not done")
-        result = await call
-        await asyncio.sleep(0)
-        if outcome == "after":
-            raise StoreError(f"{name} was done, but nobody has heard of it")
-        return result
-
-    async def open(self, clock: Clock) -> bool:
-        result: bool = await self._call("open", _later(self.store.open, clock))
-        return result
-
-    async def close(self) -> None:
-        await self.store.close()
-
-    async def append(
-        self, partition: int, events: Sequence[Event], bookmarks: Mapping[str, str] | None = None
-    ) -> Sequence[Accepted]:
-        for event in events:
-            event.detach()
-        append = _later(self.store.append, partition, events, bookmarks)
-        result: Sequence[Accepted] = await self._call("append", append)
-        return result
-
-    async def bookmark(self, partition: int, name: str) -> str | None:
-        return await self.store.bookmark(partition, name)
-
-    async def starting(self, partition: int, starts: Mapping[Position | RetryKey, int]) -> None:
-        await self._call("starting", _later(self.store.starting, partition, starts))
-
-    def history(self, subject: str) -> AsyncIterator[HistoryEntry]:
-        return self.store.history(subject)
-
-    async def read(self, partition: int, after: Position | None, limit: int) -> Sequence[LogEntry]:
-        result: Sequence[LogEntry] = await self._call("read", _later(self.store.read, partition, after, limit))
-        return result
-
-    async def load(self, subject: str) -> SubjectRecord:
-        result: SubjectRecord = await self._call("load", _later(self.store.load, subject))
-        return result
-
-    async def commit(self, commit: Commit) -> CommitResult:
-        for event in commit.messages:
-            event.detach()
-        result: CommitResult = await self._call("commit", _later(self.store.commit, commit))
-        return result
-
-    async def promote(self, partition: int, after: Position | None) -> Promoted:
-        result: Promoted = await self._call("promote", _later(self.store.promote, partition, after))
-        return result
-
-    def retries(self, partition: int) -> AsyncIterator[Retry]:
-        return self.store.retries(partition)
-
-    def timers(self, subject: str | None = None) -> AsyncIterator[Timer]:
-        return self.store.timers(subject)
-
-    def subjects(self, prefix: str = "") -> AsyncIterator[SubjectRecord]:
-        return self.store.subjects(prefix)
-
-    def dead_letters(self) -> AsyncIterator[DeadLetter]:
-        return self.store.dead_letters()
-
-    async def dead_letter(self, id: str) -> DeadLetter | None:
-        return await self.store.dead_letter(id)
-
-    async def discard(self, dead_letter: str) -> bool:
-        return await self.store.discard(dead_letter)
-
-    async def stats(self) -> StoreStats:
-        return await self.store.stats()
-
-
-class _later:
-    """A call that is made when it is awaited, and never if it is not."""
-
-    def __init__(self, function: Any, *arguments: Any) -> None:
-        self.call = lambda: function(*arguments)
-
-    def __await__(self) -> Any:
-        return self.call().__await__()
+pytestmark = pytest.mark.usefixtures("no_pauses")
 
 
 def tree() -> RuleSet:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onwhen.engine.retries import GiveUp, RetryAfter, RetryPolicy
+from onwhen.engine.retries import GiveUp, Park, RetryAfter, RetryPolicy
 from onwhen.errors import RuleDefinitionError
 
 SECOND = timedelta(seconds=1)
@@ -112,9 +112,26 @@ def test_a_predicate_that_raises_gives_up_and_says_so() -> None:
     assert "retry_on raised AttributeError" in error.__notes__[0]
 
 
+def test_a_policy_may_park_in_place_of_giving_up() -> None:
+    """When the attempts are used up, and for errors that are not to be retried."""
+    policy = RetryPolicy(attempts=2, retry_on=OSError, on_exhausted="park")
+    assert isinstance(policy.decide(OSError(), attempt=1, seed=""), RetryAfter)
+    assert policy.decide(OSError(), attempt=2, seed="") == Park()
+    assert policy.decide(ValueError(), attempt=1, seed="") == Park()
+
+
+def test_parking_and_letting_later_events_pass_exclude_each_other() -> None:
+    """One makes them wait, the other does not."""
+    with pytest.raises(RuleDefinitionError, match="choose one"):
+        RetryPolicy(on_exhausted="park", in_order=False)
+    assert not RetryPolicy(in_order=False).in_order
+
+
 @pytest.mark.parametrize(
     "options",
     [
+        {"on_exhausted": "give_up"},
+        {"on_exhausted": None},
         {"attempts": 0},
         {"delay": timedelta(seconds=-1)},
         {"delay": timedelta.max},

@@ -1,0 +1,96 @@
+"""Opening the store that a command is about: to be looked at, or to be written to.
+
+Belongs here: `--store` and the setting behind it, and what is told when a store cannot be opened. It must not
+know what is done with the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from onwhen.cli._options import UsageError
+from onwhen.engine.clock import SystemClock
+from onwhen.engine.store import Store
+from onwhen.errors import StoreError
+from onwhen.storage import create_storage
+
+__all__ = ["file_of", "reading", "to_write", "writing"]
+
+_MEMORY: Final = "memory://"
+
+
+def file_of(store: Store) -> Path:
+    """Return the file that a store is in."""
+    return Path(store.path)  # type: ignore[attr-defined]  # a store that can be read only has one
+
+
+@asynccontextmanager
+async def reading(url: str | None) -> AsyncIterator[Store]:
+    """Open a store to look at it; whoever has it open for writing is not disturbed.
+
+    Args:
+        url: where it is; None for where the setting says.
+
+    Raises:
+        UsageError: no store is named, there is none at that place, or it cannot be opened. None is ever made.
+        SettingError: the address, or a setting in the environment, cannot be used.
+    """
+    store = create_storage(_named(url), read_only=True)
+    if not file_of(store).exists():  # the store would say how to have one made, which no command does
+        raise UsageError(f"{file_of(store)}: there is no such file; look at --store, or the directory you are in")
+    await _open(store)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def to_write(url: str | None) -> Store:
+    """Return a store that is there, to be opened for writing.
+
+    Raises:
+        UsageError, SettingError: as `reading` does.
+    """
+    async with reading(url) as store:
+        partitions = store.partitions
+    from onwhen.settings import Settings
+
+    return create_storage(_named(url), partitions=partitions, dedup_window=Settings().dedup_window)
+
+
+@asynccontextmanager
+async def writing(url: str | None) -> AsyncIterator[Store]:
+    """Open a store to change it, without any rules.
+
+    Raises:
+        UsageError, SettingError: as `reading` does; also if somebody else has it open for writing.
+    """
+    store = await to_write(url)
+    was_closed = await _open(store)
+    try:
+        yield store
+    finally:
+        if was_closed:
+            await store.close()
+        # Else the program that had it open before was killed. We leave it as we found it, not closed, so that the
+        # next one knows that, and is careful with what the other was handling.
+
+
+def _named(url: str | None) -> str:
+    if url is None:
+        from onwhen.settings import Settings
+
+        url = Settings().store
+        if url == _MEMORY:
+            raise UsageError("no store is named; add --store sqlite:///FILE, or set ONWHEN_STORE")
+    return url
+
+
+async def _open(store: Store) -> bool:
+    try:
+        return await store.open(SystemClock())
+    except StoreError as error:
+        raise UsageError(str(error)) from error

@@ -1,0 +1,67 @@
+"""Run simulated worlds: `python -m tests.simulation --seeds 10000 --first 1`, or one with its trace: `--seed 17`."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+from tests.simulation.run import report_of, simulate
+
+_CHUNK = 25  # seeds that a process takes at once (a count)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what the command line says; return 1 if a world has broken the promise."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=2000, help="how many worlds (2000)")
+    parser.add_argument("--first", type=int, default=0, help="seed of the first one (0)")
+    parser.add_argument("--step", type=int, default=1, help="from one seed to the next (1)")
+    parser.add_argument("--seed", type=int, help="run this one only, and print its whole trace")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="how many at a time (all cores)")
+    parser.add_argument("--stop", action="store_true", help="stop at the first one that fails")
+    chosen = parser.parse_args(arguments)
+    if chosen.seed is not None:
+        result = simulate(chosen.seed)
+        _say("\n".join(result.history.lines()))
+        _say(result.report() if result.violation else f"seed {chosen.seed}: all is well")
+        return 1 if result.violation else 0
+    return _run_all(
+        range(chosen.first, chosen.first + chosen.seeds * chosen.step, chosen.step), chosen.processes, chosen.stop
+    )
+
+
+def _run_all(seeds: range, processes: int, stop: bool) -> int:
+    began, done, failed = time.perf_counter(), 0, list[int]()
+    for done, (seed, report) in enumerate(_reports(seeds, processes), start=1):
+        if report:
+            failed.append(seed)
+            _say(report + "\n")
+            if stop:
+                break
+        if done % 1000 == 0:
+            sys.stderr.write(f"{done} worlds, {len(failed)} failed\n")
+    seconds = time.perf_counter() - began
+    _say(f"{done} worlds in {seconds:.0f} s; failed: {failed or 'none'}")
+    return 1 if failed else 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def _reports(seeds: range, processes: int) -> Iterator[tuple[int, str]]:
+    if processes <= 1:
+        yield from map(report_of, seeds)
+        return
+    # Processes of their own, not forks: a fork would share what this one has imported and drawn.
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        yield from pool.imap_unordered(report_of, seeds, _CHUNK)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""Stores by address."""
+
+from pathlib import Path
+
+import pytest
+
+from onwhen import SystemClock
+from onwhen.engine.partitions import partition_of
+from onwhen.errors import SettingError
+from onwhen.storage import MemoryStore, SqliteStore, create_storage
+
+
+def test_one_in_memory() -> None:
+    """It needs no more than its kind."""
+    store = create_storage("memory://", partitions=4, dedup_window=9)
+    assert isinstance(store, MemoryStore)
+    assert (store.partitions, store._dedup_window) == (4, 9)
+    assert isinstance(create_storage("memory://?history=10"), MemoryStore)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("a.db", "a.db"), ("sub/a.db", "sub/a.db"), ("./a.db", "a.db"), ("50%25%20%3F.db", "50% ?.db"), ("ä.db", "ä.db")],
+)
+def test_three_slashes_are_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, name: str) -> None:
+    """To where the program runs."""
+    monkeypatch.chdir(tmp_path)
+    store = create_storage(f"sqlite:///{path}")
+    assert isinstance(store, SqliteStore)
+    assert store.path == str(tmp_path / name)
+
+
+async def test_four_slashes_are_absolute(tmp_path: Path) -> None:
+    """With everything that can be said about a file."""
+    url = f"sqlite:///{tmp_path}/a.db"
+    assert url.startswith("sqlite:////")
+    store = create_storage(f"{url}?synchronous=normal&history=7", partitions=3, dedup_window=9)
+    assert isinstance(store, SqliteStore)
+    await store.open(SystemClock())
+
+    def look(database):  # type: ignore[no-untyped-def]
+        (synchronous,) = database.execute("PRAGMA synchronous").fetchone()
+        return synchronous, database.history, database.window, database.partitions
+
+    assert await store._ask(look) == (1, 7, 9, 3)
+    assert partition_of("a", store.partitions) in range(3)
+    await store.close()
+    look_on = create_storage(url, read_only=True)
+    await look_on.open(SystemClock())
+    assert look_on.partitions == 3
+    await look_on.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("", "no kind of store; known are memory://, sqlite:///relative.db and sqlite:////absolute.db"),
+        ("a.db", "no kind of store"),
+        ("redis://host", "no kind of store"),
+        ("sqlite:a.db", "no kind of store"),
+        ("sqlite://a.db", "'a.db' has no meaning there"),
+        ("sqlite:///", "the name of a file is missing"),
+        ("sqlite:///a.db#x", "'x' has no meaning there"),
+        ("sqlite:///a.db?cache=1", "cache is no option; there are history and synchronous"),
+        ("sqlite:///a.db?synchronous=OFF", "synchronous=OFF must be FULL or NORMAL"),
+        ("sqlite:///a.db?history=-1", "history=-1 must be a count"),
+        ("sqlite:///a.db?history=", "history= must be a count"),
+        ("sqlite:///a.db?history=1&history=2", "history is given twice"),
+        ("memory:///a.db", "'/a.db' has no meaning there"),
+        ("memory://?synchronous=FULL", "synchronous is no option; there are history"),
+        ("sqlite://[", "Invalid IPv6 URL"),
+    ],
+)
+def test_what_means_no_store_is_refused(url: str, message: str) -> None:
+    """With what is wrong about it, and what there is."""
+    with pytest.raises(SettingError) as caught:
+        create_storage(url)
+    assert message in str(caught.value)
+    assert caught.value.settings == ("store",)
+
+
+def test_there_is_nothing_to_look_at_in_memory() -> None:
+    """A store that is made to be looked at would be empty."""
+    with pytest.raises(SettingError, match="a store in memory is empty when it is made"):
+        create_storage("memory://", read_only=True)
