@@ -56,9 +56,7 @@ async def to_write(url: str | None) -> Store:
     """
     async with reading(url) as store:
         partitions = store.partitions
-    from onwhen.settings import Settings
-
-    return create_storage(_named(url), partitions=partitions, dedup_window=Settings().dedup_window)
+    return create_storage(_named(url), partitions=partitions)
 
 
 @asynccontextmanager

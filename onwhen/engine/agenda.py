@@ -59,11 +59,13 @@ class Agenda:
         """Tell whether the store has timers to promote.
 
         From here on the agenda knows of no timer: whoever asked notes what the store says the next one is, and
-        timers that are set meanwhile are noted as well.
+        timers that are set meanwhile are noted as well. It does not ring until it is armed again: the store may know of
+        one that is due by our clock and not by its own, and would be asked for it without a pause.
         """
         if self._next_timer is None or self._next_timer > self._clock.now():
             return False
         self._next_timer = None
+        self._is_armed = False
         return True
 
     def take_due_retries(self) -> list[Retry]:

@@ -14,14 +14,15 @@ __all__ = ["create_storage"]
 _KNOWN: Final = "known are memory://, sqlite:///relative.db and sqlite:////absolute.db"
 
 
-def create_storage(url: str, *, partitions: int = 1, dedup_window: int = 100_000, read_only: bool = False) -> Store:
+def create_storage(url: str, *, partitions: int = 1, dedup_window: int | None = None, read_only: bool = False) -> Store:
     """Return the store that an address means; nothing is opened before a bus opens it.
 
     Args:
         url: `memory://`, `sqlite:///relative.db` or `sqlite:////absolute.db`; special characters of a file's name as
             in all URLs (`%20`). Both take `?history=1000` (a count), SQLite also `?synchronous=NORMAL`.
         partitions: how many partitions there are (a count).
-        dedup_window: how many accepted events are remembered by source and id (a count).
+        dedup_window: how many accepted events are remembered by source and id (a count). None: as many as before, in
+            a file; 100,000 in a new one, and in memory.
         read_only: look at a file that another process may be writing to.
 
     Raises:
@@ -41,7 +42,9 @@ def create_storage(url: str, *, partitions: int = 1, dedup_window: int = 100_000
             raise _error(url, f"{parts.path!r} has no meaning there; {_KNOWN}")
         if read_only:
             raise _error(url, "a store in memory is empty when it is made; there is nothing to look at")
-        return create_memory_storage(partitions=partitions, dedup_window=dedup_window, **options)
+        if dedup_window is not None:
+            options["dedup_window"] = dedup_window
+        return create_memory_storage(partitions=partitions, **options)
     from onwhen.storage.sqlite import create_sqlite_storage
 
     path = unquote(parts.path.removeprefix("/"), errors="surrogateescape")

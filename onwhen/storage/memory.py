@@ -102,8 +102,8 @@ class MemoryStore:
 
     @property
     def volatile(self) -> bool:
-        """All of it is lost with the process."""
-        return True
+        """All of it is lost with the process; but a history is to show events, so they go through the log for that."""
+        return self._history is None
 
     async def open(self, clock: Clock) -> bool:
         """Take the time from `clock` from now on; see `Store.open`."""

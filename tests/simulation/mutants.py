@@ -151,7 +151,7 @@ MUTANTS: Final = (
         _MEMORY,
         [
             (
-                "return self._timers.get(timer.subject, {}).get(timer.key) is timer",
+                "return self._timers.get(timer.subject, {}).get(timer.key) is entry",
                 "return timer.key in self._timers.get(timer.subject, {})",
             )
         ],
@@ -179,10 +179,15 @@ MUTANTS: Final = (
         "onwhen/engine/arrivals.py",
         [
             (
-                "            if call.works is None:\n                return 0\n",
-                "            if call.works is None:\n                break\n",
-            )
+                "        call.works = works\n",
+                "        call.works = ()\n        self._let_in(sorted(works, key=_position))\n",
+            ),
         ],
+    ),
+    Mutant(
+        "what was appended late does not wait for what was appended meanwhile",
+        "onwhen/engine/arrivals.py",
+        [("        if call.late:\n", "        if False:\n")],
     ),
     Mutant(
         "what an event has led to is started in any order",
@@ -202,17 +207,12 @@ MUTANTS: Final = (
     Mutant(
         "a retry does not hold its subject",
         _PIPELINE,
-        [
-            (
-                "            for waiting in self._dispatcher.hold(retry.subject, retry.key):\n",
-                "            for waiting in ():\n",
-            )
-        ],
+        [("in self._dispatcher.hold(retry.subject, ", "in (lambda *_: ())(retry.subject, ")],
     ),
     Mutant(
         "a subject is held for ever",
         _PIPELINE,
-        [("            self._dispatcher.release(work.retry.subject, work.retry.key)\n", "            pass\n")],
+        [("self._dispatcher.release(work.retry.subject, ", "(lambda *_: None)(work.retry.subject, ")],
     ),
     # -- recovery
     Mutant(
@@ -269,7 +269,7 @@ MUTANTS: Final = (
     Mutant(
         "numbers are given out again after a file was opened anew",
         "onwhen/storage/sqlite/_database.py",
-        [("max(reserved, self._number)", "self._number")],
+        [("self._number = self._reserved = reserved", "self._number, self._reserved = 0, reserved")],
         on_file=True,
     ),
     Mutant(

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from tests.simulation.mutants import MUTANTS, Mutant, hunt
+from tests.simulation.mutants import MUTANTS, Verdict, hunt
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_a_missing_check_is_noticed(mutant: Mutant, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def hunts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Future[Verdict]]]:
+    """Begin all hunts, as many at a time as there are cores."""
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        try:
+            yield {mutant.name: threads.submit(hunt, mutant, tmp_path_factory.mktemp("mutant")) for mutant in MUTANTS}
+        finally:
+            threads.shutdown(cancel_futures=True)
+
+
+def test_there_are_enough_of_them() -> None:
+    """Every kind of check is among them, each one once."""
+    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 25
+
+
+@pytest.mark.parametrize("name", [mutant.name for mutant in MUTANTS])
+def test_a_missing_check_is_noticed(name: str, hunts: Mapping[str, Future[Verdict]]) -> None:
     """Without the check, some world breaks the promise."""
-    verdict = hunt(mutant, tmp_path)
+    verdict = hunts[name].result()
     assert verdict.worlds is not None, verdict.said

@@ -12,7 +12,7 @@ def create_sqlite_storage(
     path: str | os.PathLike[str],
     *,
     partitions: int = 1,
-    dedup_window: int = 100_000,
+    dedup_window: int | None = None,
     history: int = 0,
     synchronous: Synchronous = "FULL",
     read_only: bool = False,
@@ -24,7 +24,8 @@ def create_sqlite_storage(
             `-wal` and `-shm` while it is open: they belong to it. It has to be on a disk of this machine.
         partitions: how many partitions there are (a count); fixed when the file is made.
         dedup_window: how many of the latest accepted events are remembered, so that a second one of the same source
-            and id is not accepted again (a count).
+            and id is not accepted again (a count). None: as many as whoever wrote the file before said; 100,000 for
+            a new one.
         history: how many commits are kept to be looked at, of all subjects together (a count). With 0 none is added,
             and what is there stays.
         synchronous: "FULL": what is answered outlives a loss of power. "NORMAL": it outlives the process, but a loss

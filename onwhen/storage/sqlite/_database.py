@@ -31,7 +31,7 @@ class Database:
     Args:
         path: the file; it is made if it is not there, unless `read_only`.
         partitions: how many partitions there are; with `read_only`, those of the file count.
-        window: how many accepted events are remembered (a count).
+        window: how many accepted events are remembered (a count); None for as many as before.
         history: how many commits are kept (a count).
         synchronous: how surely a commit is on the disk when it is answered.
         read_only: nothing is written, not even that it was opened.
@@ -47,14 +47,14 @@ class Database:
         path: str,
         *,
         partitions: int,
-        window: int,
+        window: int | None,
         history: int,
         synchronous: _files.Synchronous,
         read_only: bool = False,
     ) -> None:
         self.path = path
         self.partitions = partitions
-        self.window = window
+        self.window = window or 0
         self.history = history
         self.read_only = read_only
         self.last_accepted = 0  # of the table `accepted`; without gaps, so that the window is a range
@@ -84,7 +84,10 @@ class Database:
         self.execute = self._connection.execute
         self.executemany = self._connection.executemany
         try:
-            self.partitions, self.was_closed = self._examine(self._connection) if read_only else self._open(synchronous)
+            if read_only:
+                self.partitions, self.was_closed = self._examine(self._connection)
+            else:
+                self.was_closed = self._open(synchronous, window)
         except BaseException:
             self._connection.close()
             self._release()
@@ -111,13 +114,14 @@ class Database:
                 )
         return partitions, not is_open
 
-    def _open(self, synchronous: _files.Synchronous) -> tuple[int, bool]:
+    def _open(self, synchronous: _files.Synchronous, window: int | None) -> bool:
         _files.set_up(self._connection, self.path, synchronous)
         bring_up(self._connection)
-        (was_closed,) = self.execute("SELECT NOT is_open FROM meta").fetchone()
-        self.execute("UPDATE meta SET is_open = 1")
+        stored, was_closed = self.execute("SELECT dedup_window, NOT is_open FROM meta").fetchone()
+        self.window = stored if window is None else window
+        self.execute("UPDATE meta SET is_open = 1, dedup_window = ?", (self.window,))
         self.checkpoint()
-        return self.partitions, bool(was_closed)
+        return bool(was_closed)
 
     # -- transactions
 

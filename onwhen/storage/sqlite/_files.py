@@ -20,6 +20,7 @@ __all__ = ["Synchronous", "check", "check_directory", "connect", "make", "set_up
 
 Synchronous: TypeAlias = Literal["FULL", "NORMAL"]
 
+_WINDOW: Final = 100_000  # accepted events that a new file remembers, unless it is told otherwise (a count)
 _SMALLEST: Final = 512  # bytes of the smallest page that there is
 _STATEMENTS: Final = 256  # that stay compiled; more than there are
 _LOCK_WAIT: Final = 5.0  # seconds; only somebody who writes to the file by other means makes us wait
@@ -48,7 +49,8 @@ def make(path: str, partitions: int) -> None:
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             bring_up(connection)
             connection.execute(
-                "INSERT INTO meta (one, partitions, reserved, is_open) VALUES (1, ?, 0, 0)", (partitions,)
+                "INSERT INTO meta (one, partitions, dedup_window, reserved, is_open) VALUES (1, ?, ?, 0, 0)",
+                (partitions, _WINDOW),
             )
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         _sync(new, os.O_RDWR)

@@ -21,6 +21,7 @@ _FIRST: Final = """
 CREATE TABLE meta (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     partitions INTEGER NOT NULL,
+    dedup_window INTEGER NOT NULL,
     reserved INTEGER NOT NULL,  -- no position, version or number above this one was ever used
     is_open INTEGER NOT NULL    -- whoever had it open last has not closed it
 ) STRICT;

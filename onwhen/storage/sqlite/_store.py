@@ -51,7 +51,7 @@ class SqliteStore:
     Args:
         path: name of the file.
         partitions: how many there are (a count).
-        dedup_window: how many accepted events are remembered (a count).
+        dedup_window: how many accepted events are remembered (a count); None for as many as before.
         history: how many commits are kept (a count).
         synchronous: how surely a commit is on the disk.
         read_only: write nothing; see `create_sqlite_storage`, which makes it, for all of these.
@@ -65,12 +65,12 @@ class SqliteStore:
         path: str | os.PathLike[str],
         *,
         partitions: int = 1,
-        dedup_window: int = 100_000,
+        dedup_window: int | None = None,
         history: int = 0,
         synchronous: Synchronous = "FULL",
         read_only: bool = False,
     ) -> None:
-        if not 1 <= partitions <= _MOST_PARTITIONS or dedup_window < 0 or history < 0:
+        if not 1 <= partitions <= _MOST_PARTITIONS or (dedup_window or 0) < 0 or history < 0:
             raise SettingError(
                 f"partitions={partitions} must be 1 to {_MOST_PARTITIONS}, dedup_window={dedup_window} and "
                 f"history={history} at least 0",

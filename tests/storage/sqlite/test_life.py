@@ -305,3 +305,16 @@ async def test_a_bus_runs_on_it(tmp_path: Path) -> None:
             assert (await bus.emit("go", "counter:1")).status == "handled"
         assert (await bus.read("counter:1")).dict() == {"n": 11}
         assert (await bus.store.stats()).pending == 0
+
+
+async def test_a_file_knows_how_much_it_remembers(tmp_path: Path) -> None:
+    """Who opens it without a window of his own, as commands do, does not change that of the program."""
+
+    async def are_new(ids: str, **options: int) -> list[bool]:
+        async with opened(tmp_path / "a.db", **options) as store:
+            return [one.is_new for one in await store.append(0, [event(id) for id in ids])]
+
+    assert await are_new("123", dedup_window=2) == [True, True, True]
+    assert await are_new("231") == [False, False, True]
+    assert await are_new("1", dedup_window=1) == [False]
+    assert await are_new("31") == [True, True]
