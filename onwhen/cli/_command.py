@@ -53,8 +53,14 @@ def run_replay(options: ReplayOptions) -> int:
     sources = options.sources()
     store = _store(options)
     options.check_outputs(getattr(store, "path", None))
-    bookmarks = Bookmarks(store, options.time, sources) if store is not None and not store.volatile else None
     screen = Console(stderr=True)
+
+    def tell(error: StoreError) -> None:
+        _say(screen, f"{error}. The replay waits for that; Ctrl-C ends it, and nothing that was done is lost.")
+
+    bookmarks = None
+    if store is not None and not store.volatile:
+        bookmarks = Bookmarks(store, options.time, sources, on_trouble=tell)
     with redirect_stdout(sys.stderr) if options.writes_to_stdout else nullcontext():  # for what rules print
         bus = make_bus(find_app(options.app), _clock(options), store if bookmarks is None else bookmarks.store)
         if options.time == "event":  # in the order of the log, wherever it was interrupted, and whatever the store
@@ -128,7 +134,18 @@ async def _let_go(bus: EventBus) -> None:
             async with asyncio.timeout(_GRACE):
                 await bus.close()
     finally:
+        asyncio.get_running_loop().set_exception_handler(_tell_unless_closed)
         await bus.store.close()
+
+
+def _tell_unless_closed(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Report an error that nobody has caught, but not that turns which have not ended find no store any more."""
+    if not isinstance(context.get("exception"), StoreError):
+        loop.default_exception_handler(context)
+
+
+def _say(screen: Console, text: str) -> None:
+    screen.print(clean(text), markup=False, highlight=False, soft_wrap=True)
 
 
 async def _replay(
@@ -167,13 +184,10 @@ def _rejects(options: ReplayOptions, screen: Console) -> Iterator[Callable[[Reje
     """Open what rejects go to, and tell of the first ones of each source on the screen as well."""
     found: Counter[str] = Counter()
 
-    def say(text: str) -> None:
-        screen.print(clean(text), markup=False, highlight=False, soft_wrap=True)
-
     def tell(reject: Reject) -> None:
         found[reject.file] += 1
         if found[reject.file] <= _TOLD:
-            say(f"{reject.file}:{reject.line}: {reject.reason}")
+            _say(screen, f"{reject.file}:{reject.line}: {reject.reason}")
 
     try:
         if options.rejects is None:
@@ -190,7 +204,10 @@ def _rejects(options: ReplayOptions, screen: Console) -> Iterator[Callable[[Reje
     finally:
         for name, count in found.items():
             if count > _TOLD:
-                say(f"{name}: … and {count - _TOLD:,} more; --rejects {options.rejects or 'FILE'} keeps them all")
+                _say(
+                    screen,
+                    f"{name}: … and {count - _TOLD:,} more; --rejects {options.rejects or 'FILE'} keeps them all",
+                )
 
 
 @contextmanager

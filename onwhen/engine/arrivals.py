@@ -50,6 +50,15 @@ class Arrivals:
         self._calls: deque[Call] = deque()
         self._made = 0
 
+    def give_up(self) -> None:
+        """Let nothing in any more; what waits is let go of, and stays in the log."""
+
+        def settle(works: Sequence[Work]) -> None:
+            for work in works:
+                work.settle()
+
+        self._let_in = settle
+
     def calling(self) -> Call:
         """Note that a call is about to be made; `arrived` has to follow, whatever becomes of it."""
         self._made += 1

@@ -167,6 +167,8 @@ class EventBus:
             raise TypeError("emit: a whole event says everything itself; change a copy of it with event.replace(...)")
         turn, now = self._turn() if OPEN_TURNS.get() else None, None
         if turn is not None:
+            if bookmark is not None:
+                raise TypeError("emit: a bookmark belongs to what is read from outside, not to what a turn sends")
             return self._record(turn, event, subject, data, extensions)
         if not isinstance(event, Event):
             now = self.clock.now()
@@ -196,7 +198,7 @@ class EventBus:
             A receipt that is filled in later; `await receipt.handled()` waits for that.
         """
         if OPEN_TURNS.get() and self._turn() is not None:
-            return await self.emit(event, subject, data, id=id, time=time, extensions=extensions)
+            return await self.emit(event, subject, data, id=id, time=time, extensions=extensions, bookmark=bookmark)
         if isinstance(event, Event) and any(more is not None for more in (subject, data, id, time, extensions)):
             raise TypeError("append: a whole event says everything itself; change a copy of it with event.replace(...)")
         event = self._event(event, subject, data, id, time or self.clock.now(), extensions)
@@ -346,9 +348,15 @@ class EventBus:
         """
         await self.opened()
         letter = await self.store.dead_letter(dead_letter)
+        receipt: Receipt | None = None
+        if letter is not None:
+            async with self._open_here().parking.tend(letter.subject):
+                # Somebody else may have replayed it meanwhile, and it may have failed again: as another attempt.
+                letter = await self.store.dead_letter(dead_letter)
+                if letter is not None:
+                    receipt = await self._run_again(upkeep.again(letter, self.clock.now()), revived=[letter.id])
         if letter is None:
             raise UnknownDeadLetter(f"no dead letter {dead_letter!r}: replayed or discarded, or mistyped")
-        receipt = await self._run_again(upkeep.again(letter, self.clock.now()), revived=[letter.id])
         if receipt is None:
             raise UnknownDeadLetter(f"dead letter {dead_letter!r} was replayed or discarded meanwhile")
         return receipt

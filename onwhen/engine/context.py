@@ -227,4 +227,8 @@ class Context(msgspec.Struct, Generic[S], eq=False):
 def _timer_key(verb: str, key: object) -> str:
     if not isinstance(key, str):
         raise TypeError(f"{verb}: key={key!r:.80} must be a str, the name of a timer")
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{verb}: key={key!r:.80} holds half a surrogate pair, which is no text") from None
     return str.__str__(key)  # a StrEnum member becomes the str it stands for

@@ -221,6 +221,11 @@ class Dispatcher(Generic[_W]):
         """Work on one subject at a time, or again on as many as the limit allows."""
         self._limit = 1 if only else self._full_limit
 
+    def all_work(self) -> Iterator[_W]:
+        """Go through the work of all subjects."""
+        for subject in self._lanes:
+            yield from self.work_of(subject)
+
     def start(self, coroutine: Coroutine[Any, Any, None], context: Context) -> None:
         """Run a coroutine as work is done: now, and on its own if it suspends."""
         self._starter.start(coroutine, context)

@@ -51,6 +51,7 @@ class Intake:
         self._log_ahead = log_ahead
         self._goes_on = goes_on
         self._waiting: deque[Work] = deque()
+        self._is_refused = False
 
     def put(self, work: Work) -> bool:
         """Put an event in line; True if `run` is to be called, because it is not running."""
@@ -80,11 +81,12 @@ class Intake:
         call, found = self._arrivals.calling(), list[Work]()
         try:
             await self._log_ahead({work.event.subject: None for work in batch})
+            self._is_refused = True
             found = _accepted(batch, await insist(partial(self._append, batch, call), a_few_times))
         except StoreError as error:
             for work in batch:
                 work.fail(error)
-            if not isinstance(error, StoreFull):  # which says that nothing was stored
+            if not self._is_refused:
                 found = await self._find(batch)
         except Exception as error:
             for work in batch:
@@ -96,8 +98,10 @@ class Intake:
         bookmarks = {work.bookmark[0]: work.bookmark[1] for work in batch if work.bookmark is not None}
         try:
             return await self._store.append(self._partition, [work.event for work in batch], bookmarks or None)
-        except StoreError:
+        except StoreError as error:
             call.late = True
+            # Only a full store says that nothing was stored; an answer that was lost before that says nothing.
+            self._is_refused = self._is_refused and isinstance(error, StoreFull)
             raise
 
     async def _find(self, batch: Sequence[Work]) -> list[Work]:

@@ -15,7 +15,7 @@ from onwhen.engine.outcomes import Receipt
 from onwhen.engine.resend import a_few_times, commit_surely, insist, positions
 from onwhen.engine.store import Answer, Commit, CommitResult, Store
 from onwhen.engine.work import Cascade, Work, pending
-from onwhen.errors import StoreError, StoreFull
+from onwhen.errors import StoreError
 
 __all__ = ["OutsideCommits"]
 
@@ -94,7 +94,7 @@ class OutsideCommits:
         except BaseException as error:
             cascade.error = error
             cascade.settle()
-            if call is not None and isinstance(error, StoreError) and not isinstance(error, StoreFull):
+            if call is not None and isinstance(error, StoreError):
                 sent, call.late = await self._find(commit), True
             if not isinstance(error, Exception):
                 raise

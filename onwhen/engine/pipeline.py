@@ -60,6 +60,7 @@ class Pipeline:
         self.context = context
         self.is_open = False
         self.is_closing = False
+        self._has_given_up = False
         self._bus = bus
         self._store = bus.store
         self._partitions = bus.store.partitions
@@ -230,7 +231,10 @@ class Pipeline:
                 self._submit(work)
 
     def _knows(self, work: Work) -> bool:
-        return any(known.position == work.position for known in self._dispatcher.work_of(work.event.subject))
+        at = work.position
+        own = any(known.position == at for known in self._dispatcher.work_of(work.event.subject))
+        # What has its id may be addressed to somebody else.
+        return own or any(known.position == at for known in self._dispatcher.all_work())
 
     def _submit(self, work: Work) -> None:
         if not self._dispatcher.submit(work.event.subject, work):
@@ -373,7 +377,12 @@ class Pipeline:
         return (Subject, Subject._state_of(record)), refused
 
     def _goes_on(self, tries: int) -> bool:
-        return a_few_times(tries) or not self.is_closing
+        """Tell whether to ask the store again; once that is given up, nothing more is begun."""
+        if self.is_closing and not a_few_times(tries):
+            # What a commit of which nobody knows has left behind must not be overtaken.
+            self._has_given_up = True
+            self._arrivals.give_up()
+        return not self._has_given_up
 
     def _partition_of(self, subject: str) -> int:
         return 0 if self._partitions == 1 else partition_of(subject, self._partitions)
@@ -468,16 +477,17 @@ class Pipeline:
             call, works = self._arrivals.calling(), list[Work]()
             call.late = self._partitions > 1
             try:
-                # Also to one that was asked before.
-                for partition in (*range(self._partitions), *range(self._partitions - 1)):
-                    works.extend(await insist(partial(self._promote_one, partition, call), self._goes_on))
+                # Also to one that was asked before, so all are asked until no next timer is another one.
+                ask, before, due = partial(self._promote_one, call, works), None, list[datetime | None]()
+                while before is None or (self._partitions > 1 and due != before):
+                    before, due = due, [await insist(partial(ask, n), self._goes_on) for n in range(self._partitions)]
             except StoreError:
                 pass  # the bus is closing
             finally:
                 self._arrivals.arrived(call, works)
         return bool(works)
 
-    async def _promote_one(self, partition: int, call: Call) -> Sequence[Work]:
+    async def _promote_one(self, call: Call, works: list[Work], partition: int) -> datetime | None:
         try:
             promoted = await self._store.promote(partition, self._promoted[partition])
         except StoreError:
@@ -487,7 +497,8 @@ class Pipeline:
             self._promoted[partition] = promoted.entries[-1].position
         if promoted.next_due is not None:
             self._agenda.timer(promoted.next_due)
-        return [Work(entry.event, self.context, position=entry.position) for entry in promoted.entries]
+        works += [Work(entry.event, self.context, position=entry.position) for entry in promoted.entries]
+        return promoted.next_due
 
     # -- commits that do not come from a turn
 

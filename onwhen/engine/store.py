@@ -54,18 +54,22 @@ Version: TypeAlias = int | str
 """Which state of a subject this is; opaque, compared for equality only. One that is not stored has None."""
 
 RetryKey: TypeAlias = str
-"""Which waiting retry is meant: what `key_of` makes of the event and the rule."""
+"""Which waiting retry is meant: what `key_of` makes of the event, the rule and the attempt."""
 
 
-def key_of(event: Event, rule: str) -> str:
-    """Return what stands for a rule at an event, however often it is run: 32 hexadecimal digits.
+def key_of(event: Event, rule: str, attempt: int | None = None) -> str:
+    """Return what stands for a rule at an event, however often it is run, or for one run: 32 hexadecimal digits.
 
     Args:
         event: what the rule is run on. Two sources may use the same ids, so both count.
         rule: id of the rule; "" for the event as a whole.
+        attempt: number of the attempt that is meant; None for all of them.
     """
+    run = "" if attempt is None else f"\0{attempt}"
     # No attribute holds a NUL, so no two of these texts are the same.
-    return blake2b(f"{event.source}\0{event.id}\0{rule}".encode(), digest_size=16, person=b"onwhen.rule").hexdigest()
+    return blake2b(
+        f"{event.source}\0{event.id}\0{rule}{run}".encode(), digest_size=16, person=b"onwhen.rule"
+    ).hexdigest()
 
 
 class Answer(enum.Enum):
@@ -200,8 +204,8 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> RetryKey:
-        """The event and the rule: at most one retry waits for both. Two sources may use the same event ids."""
-        return key_of(self.event, self.rule)
+        """The event, the rule and the attempt: so that a commit that runs one, and sets the next, is done only once."""
+        return key_of(self.event, self.rule, self.attempt)
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ import msgspec
 from onwhen.engine.partitions import partition_of
 from onwhen.engine.resend import a_few_times, commit_surely
 from onwhen.engine.rulebook import Rulebook
-from onwhen.engine.store import Answer, Commit, DeadLetter, Retry, Store, SubjectRecord, SubjectWrite
+from onwhen.engine.store import Answer, Commit, DeadLetter, Retry, Store, SubjectRecord, SubjectWrite, key_of
 from onwhen.errors import MigrationError, PropertyError
 
 __all__ = ["Migrated", "again", "dead_letters", "given_up", "migrate_subjects", "parked", "resumed", "skip"]
@@ -67,7 +67,7 @@ def resumed(retry: Retry, now: datetime) -> Retry:
 def given_up(retry: Retry, now: datetime) -> DeadLetter:
     """Return the dead letter of a retry that will not be run."""
     return DeadLetter(
-        id=retry.key,
+        id=key_of(retry.event, retry.rule),
         subject=retry.subject,
         event=retry.event,
         rule=retry.rule,

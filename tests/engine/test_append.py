@@ -1,11 +1,12 @@
 """Append: events that are accepted now and handled in their own time; bookmarks of where they were read from."""
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from onwhen import Context, Event, EventBus, Limits, RetryPolicy, RuleSet, create_memory_storage
+from onwhen import Context, Event, EventBus, Limits, RetryPolicy, RuleSet, VirtualClock, create_memory_storage
 from onwhen.engine.partitions import partition_of
 from onwhen.engine.store import Store
 from onwhen.errors import BusClosed, EventTooLarge, InvalidEvent, StoreError, StoreFull
@@ -406,3 +407,38 @@ def test_a_reader_that_is_killed_anywhere_reads_each_line_once() -> None:
         assert await value(bus, "other", "n") == len(lines)
 
     asyncio.run(check())
+
+
+async def test_an_id_that_another_subject_uses_too(store: Store) -> None:
+    """One of the same source and id is the same event, whomever it is addressed to: the first one is handled."""
+    rules, clock = RuleSet("rules"), VirtualClock()
+
+    @rules.on("go", retry=RetryPolicy(attempts=2, jitter=0))
+    def go(ctx: Context) -> None:
+        if ctx.payload == 1 and ctx.attempt == 1:
+            raise LookupError
+        ctx.subject.set("seen", [*ctx.subject.get("seen", []), ctx.payload])
+
+    async with EventBus(rules, store=store, clock=clock) as bus:
+        await bus.emit("go", "a", 1, id="1")
+        await bus.emit("go", "a", 2, id="2")
+        assert (await bus.emit("go", "b", 3, id="2")).status == "duplicate"
+        await bus.advance(timedelta(hours=1))
+        assert (await bus.read("a")).get("seen") == [1, 2]
+        assert (await bus.read("b")).get("seen") is None
+
+
+async def test_a_bookmark_inside_a_turn_is_refused(store: Store) -> None:
+    """What a turn sends was not read from anywhere."""
+    rules = RuleSet("rules")
+    bus = EventBus(rules, store=store)
+
+    @rules.on("go")
+    async def go(ctx: Context) -> None:
+        await bus.emit("done", "a", bookmark=("source", "1"))
+
+    bus.include(rules)
+    async with bus:
+        ((_, error),) = (await bus.emit("go", "a")).failures
+        assert isinstance(error, TypeError)
+        assert "bookmark" in str(error)

@@ -159,6 +159,15 @@ def test_a_key_of_a_timer_is_a_str() -> None:
             ctx.cancel(wrong)  # type: ignore[arg-type]
 
 
+def test_a_key_of_a_timer_is_text() -> None:
+    """Half of a surrogate pair cannot be stored, and would keep the whole turn from it."""
+    ctx = context()
+    with pytest.raises(ValueError, match="surrogate"):
+        ctx.cancel("\ud800")
+    with pytest.raises(ValueError, match="surrogate"):
+        ctx.emit("late", delay=timedelta(seconds=1), key="\ud800")
+
+
 # -- messages and timers ---------------------------------------------------------------------------------------
 
 

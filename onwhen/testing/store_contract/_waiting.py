@@ -6,7 +6,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 from onwhen.engine.events import Event
-from onwhen.engine.store import Failure, HistoryEntry, SubjectWrite, key_of
+from onwhen.engine.store import Answer, Failure, HistoryEntry, SubjectWrite, key_of
 from onwhen.testing.store_contract._bench import Bench, StoreCase, event, letter, listed, on_store, retry
 
 __all__ = ["HistoryContract", "LetterContract", "RetryContract"]
@@ -33,31 +33,47 @@ class RetryContract(StoreCase):
             await at.reopen()
 
     @on_store()
-    async def test_at_most_one_retry_waits_for_a_rule_and_an_event(self, at: Bench) -> None:
+    async def test_at_most_one_retry_waits_for_an_attempt(self, at: Bench) -> None:
         """A later one takes its place, and is the last of those that are due with it."""
         await at.ok(retries=[retry(event("1")), retry(event("2")), retry(event("3"))])
-        later = retry(event("1"), attempt=3, parked=True)
+        later = retry(event("1"), parked=True)
         await at.ok(retries=[later])
         assert await at.retries() == [retry(event("2")), retry(event("3")), later]
 
     @on_store()
-    async def test_a_retry_may_be_set_again_by_the_commit_that_ran_it(self, at: Bench) -> None:
-        """The next attempt takes the place of the one that failed, though it is the same retry."""
-        await at.ok(retries=[retry(event("1")), retry(event("2"))])
-        again = retry(event("1"), due=at.after(1), attempt=3)
-        await at.ok(retried=again.key, retries=[again])
+    async def test_a_retry_may_set_the_next_one(self, at: Bench) -> None:
+        """The next attempt takes the place of the one that failed; a second time this is done already."""
+        failed, again = retry(event("1")), retry(event("1"), due=at.after(1), attempt=3)
+        await at.ok(retries=[failed, retry(event("2"))])
+        await at.ok(retried=failed.key, retries=[again])
         assert await at.retries() == [retry(event("2")), again]
+        assert (await at.commit(retried=failed.key, retries=[again])).answer is Answer.DONE
         await at.ok(retried=again.key)
         assert await at.retries() == [retry(event("2"))]
 
     @on_store()
+    async def test_a_retry_may_be_set_again_by_the_commit_that_took_it_away(self, at: Bench) -> None:
+        """One that was parked waits to be run now."""
+        parked = retry(event("1"), parked=True)
+        await at.ok(retries=[parked])
+        await at.ok(retried=parked.key, retries=[retry(event("1"), due=at.after(1))])
+        assert await at.retries() == [retry(event("1"), due=at.after(1))]
+
+    @on_store()
     async def test_a_retry_is_run_by_its_key(self, at: Bench) -> None:
-        """That of its event's source and id and of its rule, and no other."""
-        several = [retry(event("1")), retry(event("1"), "r.g"), retry(event("1", source="/other"))]
+        """That of its event's source and id, of its rule and of its attempt, and no other."""
+        several = [
+            retry(event("1")),
+            retry(event("1"), "r.g"),
+            retry(event("1", source="/other")),
+            retry(event("1"), attempt=3),
+        ]
         await at.ok(retries=several)
-        assert [waiting.key for waiting in await at.retries()] == [key_of(one.event, one.rule) for one in several]
+        assert [waiting.key for waiting in await at.retries()] == [
+            key_of(one.event, one.rule, one.attempt) for one in several
+        ]
         await at.ok(retried=several[1].key)
-        assert await at.retries() == [several[0], several[2]]
+        assert await at.retries() == [several[0], *several[2:]]
 
     @on_store(partitions=2)
     async def test_retries_belong_to_a_partition(self, at: Bench) -> None:
