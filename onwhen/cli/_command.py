@@ -129,17 +129,17 @@ async def _run(
 
 async def _let_go(bus: EventBus) -> None:
     """Close the store, so that it does not look as if we had crashed, however long a rule may still take."""
+    asyncio.get_running_loop().set_exception_handler(_tell_unless_closed)
     try:
         with suppress(TimeoutError, StoreError):
             async with asyncio.timeout(_GRACE):
                 await bus.close()
     finally:
-        asyncio.get_running_loop().set_exception_handler(_tell_unless_closed)
         await bus.store.close()
 
 
 def _tell_unless_closed(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Report an error that nobody has caught, but not that turns which have not ended find no store any more."""
+    """Report an error that nobody has caught, but not that turns which have not ended cannot be stored any more."""
     if not isinstance(context.get("exception"), StoreError):
         loop.default_exception_handler(context)
 

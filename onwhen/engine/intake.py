@@ -12,7 +12,7 @@ from functools import partial
 from typing import Final
 
 from onwhen.engine.arrivals import Arrivals, Call
-from onwhen.engine.resend import a_few_times, insist, positions
+from onwhen.engine.resend import GoesOn, a_few_times, insist, positions
 from onwhen.engine.store import Accepted, Store
 from onwhen.engine.work import Work
 from onwhen.errors import StoreError, StoreFull
@@ -31,7 +31,7 @@ class Intake:
         arrivals: where accepted events go.
         ready: awaited before the first event is appended.
         log_ahead: called with names of subjects before anything of theirs is put into the log.
-        goes_on: asked, with how often the store was asked (a count), whether to ask again what nobody waits for.
+        goes_on: whether to ask the store again what nobody waits for.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Intake:
         arrivals: Arrivals,
         ready: Callable[[], Awaitable[None]],
         log_ahead: Callable[[Iterable[str]], Awaitable[None]],
-        goes_on: Callable[[int], bool],
+        goes_on: GoesOn,
     ) -> None:
         self.is_running = False
         self._partition = partition
@@ -107,10 +107,10 @@ class Intake:
     async def _find(self, batch: Sequence[Work]) -> list[Work]:
         """Return what was accepted after all, though nobody could be told."""
 
-        def goes_on(tries: int) -> bool:
+        def goes_on(tries: int, error: StoreError) -> bool:
             while self._waiting:
                 self._waiting.popleft().fail(StoreError("the store does not answer; this event was not accepted"))
-            return self._goes_on(tries)
+            return self._goes_on(tries, error)
 
         try:
             found = await insist(partial(positions, self._store, [work.event for work in batch]), goes_on)

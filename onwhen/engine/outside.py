@@ -12,7 +12,7 @@ from contextvars import copy_context
 from onwhen.engine.arrivals import Arrivals, Call
 from onwhen.engine.dispatch import Dispatcher
 from onwhen.engine.outcomes import Receipt
-from onwhen.engine.resend import a_few_times, commit_surely, insist, positions
+from onwhen.engine.resend import GoesOn, a_few_times, commit_surely, insist, positions
 from onwhen.engine.store import Answer, Commit, CommitResult, Store
 from onwhen.engine.work import Cascade, Work, pending
 from onwhen.errors import StoreError
@@ -30,7 +30,7 @@ class OutsideCommits:
         ready: awaited before the first one is made.
         log_ahead: called with names of subjects before anything of theirs is put into the log.
         forget: called with the name of a subject that was written.
-        goes_on: asked, with how often the store was asked (a count), whether to ask again what nobody waits for.
+        goes_on: whether to ask the store again what nobody waits for.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class OutsideCommits:
         ready: Callable[[], Awaitable[None]],
         log_ahead: Callable[[Iterable[str]], Awaitable[None]],
         forget: Callable[[str], None],
-        goes_on: Callable[[int], bool],
+        goes_on: GoesOn,
     ) -> None:
         self._store = store
         self._dispatcher = dispatcher

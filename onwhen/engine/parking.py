@@ -7,14 +7,14 @@ know what is done about what is parked.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context
 from weakref import WeakValueDictionary
 
 from onwhen.engine.dispatch import Dispatcher
 from onwhen.engine.partitions import partition_of
-from onwhen.engine.resend import insist
+from onwhen.engine.resend import GoesOn, insist
 from onwhen.engine.store import Retry, RetryKey, Store
 from onwhen.engine.upkeep import parked
 from onwhen.engine.work import Work
@@ -29,13 +29,11 @@ class Parking:
     Args:
         store: where it is parked.
         dispatcher: whose lanes are held.
-        goes_on: asked, with how often the store was asked (a count), whether to ask again what nobody waits for.
+        goes_on: whether to ask the store again what nobody waits for.
         context: context variables of what is done for nobody in particular.
     """
 
-    def __init__(
-        self, store: Store, dispatcher: Dispatcher[Work], goes_on: Callable[[int], bool], context: Context
-    ) -> None:
+    def __init__(self, store: Store, dispatcher: Dispatcher[Work], goes_on: GoesOn, context: Context) -> None:
         self._store = store
         self._dispatcher = dispatcher
         self._goes_on = goes_on

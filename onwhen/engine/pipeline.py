@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from contextvars import Context, copy_context
 from datetime import datetime
-from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from onwhen.engine.agenda import Agenda
@@ -25,10 +24,11 @@ from onwhen.engine.outcomes import Outcome, Receipt
 from onwhen.engine.outside import OutsideCommits
 from onwhen.engine.parking import Parking
 from onwhen.engine.partitions import partition_of
+from onwhen.engine.promotion import Promotion
 from onwhen.engine.recovery import Held, Suspects, read_held
-from onwhen.engine.resend import a_few_times, commit_surely, insist, pause
+from onwhen.engine.resend import a_few_times, commit_surely, pause
 from onwhen.engine.state import State
-from onwhen.engine.store import Answer, Commit, CommitResult, Position, Retry
+from onwhen.engine.store import Answer, Commit, CommitResult, Retry
 from onwhen.engine.subjects import Subject
 from onwhen.engine.turns import Turn
 from onwhen.engine.work import Cascade, Work, pending
@@ -73,15 +73,17 @@ class Pipeline:
             Intake(n, self._store, self._arrivals, self.ready, self._log_ahead, self._goes_on)
             for n in range(self._partitions)
         ]
-        self._promoted: list[Position | None] = [None] * self._partitions  # up to where timers in the log are known
+        self._promotion = Promotion(
+            self._store, self._arrivals, self._agenda.timer, self._log_ahead, self._goes_on, context
+        )
         self._suspects = Suspects(self._store, self._dispatcher.one_by_one)
         self._hot: _Hot = {}
+        self._is_in_trouble = False
         self._outside = OutsideCommits(
             self._store, self._dispatcher, self._arrivals, self.ready, self._log_ahead, self.forget, self._goes_on
         )
         self._opening: asyncio.Future[None] | None = None
         self._closing = asyncio.Lock()
-        self._promoting = asyncio.Lock()
 
     # -- life
 
@@ -123,7 +125,7 @@ class Pipeline:
     def _go_on_with(self, held: Held) -> None:
         """Take up what was left; what may have killed the process before anything else."""
         if held.pending:
-            self._promoted[held.partition] = held.pending[-1].position
+            self._promotion.known(held.partition, held.pending[-1].position)
         suspected: list[Work] = []
         for retry in held.retries:
             if (starts := held.suspected.get(retry.key)) is not None:
@@ -274,10 +276,10 @@ class Pipeline:
                 if conflicts > _MAX_CONFLICTS:
                     name = work.event.subject
                     refused = StoreConflict(f"{name} was changed by others during {conflicts} turns in a row")
-            except StoreError:
+            except StoreError as error:
                 # The event is safe in the log. Later ones of the subject wait behind it, so that order is kept.
                 tries += 1
-                if not self._goes_on(tries):
+                if not self._goes_on(tries, error):
                     work.settle()
                     raise
                 await pause(tries)
@@ -357,6 +359,7 @@ class Pipeline:
                 self._arrivals.arrived(call, ())
             return None
         work.unlogged = False
+        self._is_in_trouble = False
         if result.answer is Answer.OK and is_first_answer and refused is None:
             turn.state.committed(commit.write, result.version)
             if len(hot) >= bus.limits.hot_subjects:
@@ -376,9 +379,13 @@ class Pipeline:
                 refused = error
         return (Subject, Subject._state_of(record)), refused
 
-    def _goes_on(self, tries: int) -> bool:
+    def _goes_on(self, tries: int, error: StoreError) -> bool:
         """Tell whether to ask the store again; once that is given up, nothing more is begun."""
-        if self.is_closing and not a_few_times(tries):
+        if not a_few_times(tries, error) and not self._is_in_trouble:
+            self._is_in_trouble = True  # perhaps nobody emits, and so nobody would be told
+            message = f"the store has failed {tries} times in a row; it is asked again until it answers"
+            self.loop.call_exception_handler({"message": message, "exception": error})
+        if self.is_closing and not a_few_times(tries, error):
             # What a commit of which nobody knows has left behind must not be overtaken.
             self._has_given_up = True
             self._arrivals.give_up()
@@ -453,7 +460,7 @@ class Pipeline:
         """Start what has become due; False if there was nothing."""
         self._dispatcher.expect()
         try:
-            found = self._agenda.take_due_timers() and await self._promote()
+            found = self._agenda.take_due_timers() and await self._promotion.run(self._dispatcher.active_subjects())
             for retry in self._agenda.take_due_retries():
                 found = True
                 work = Work(retry.event, self.context, retry=retry)
@@ -469,36 +476,6 @@ class Pipeline:
             return found
         finally:
             self._dispatcher.expected()
-
-    async def _promote(self) -> bool:
-        async with self._promoting:
-            await self._log_ahead(self._dispatcher.active_subjects())
-            # Timers of one partition may go to the log of another: what is appended there meanwhile comes after them.
-            call, works = self._arrivals.calling(), list[Work]()
-            call.late = self._partitions > 1
-            try:
-                # Also to one that was asked before, so all are asked until no next timer is another one.
-                ask, before, due = partial(self._promote_one, call, works), None, list[datetime | None]()
-                while before is None or (self._partitions > 1 and due != before):
-                    before, due = due, [await insist(partial(ask, n), self._goes_on) for n in range(self._partitions)]
-            except StoreError:
-                pass  # the bus is closing
-            finally:
-                self._arrivals.arrived(call, works)
-        return bool(works)
-
-    async def _promote_one(self, call: Call, works: list[Work], partition: int) -> datetime | None:
-        try:
-            promoted = await self._store.promote(partition, self._promoted[partition])
-        except StoreError:
-            call.late = True
-            raise
-        if promoted.entries:
-            self._promoted[partition] = promoted.entries[-1].position
-        if promoted.next_due is not None:
-            self._agenda.timer(promoted.next_due)
-        works += [Work(entry.event, self.context, position=entry.position) for entry in promoted.entries]
-        return promoted.next_due
 
     # -- commits that do not come from a turn
 

@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from onwhen.engine.events import Event
 from onwhen.engine.partitions import partition_of
 from onwhen.engine.store import Answer, Commit, CommitResult, LogEntry, Position, Store
 from onwhen.errors import StoreError
 
-__all__ = ["TRIES", "a_few_times", "commit_surely", "insist", "pause", "positions", "read_all"]
+__all__ = ["TRIES", "GoesOn", "a_few_times", "commit_surely", "insist", "pause", "positions", "read_all"]
 
 _T = TypeVar("_T")
+
+GoesOn: TypeAlias = Callable[[int, StoreError], bool]
+"""Asked after each failure, with how often it was tried (a count) and the error, whether to try again."""
 
 _READ_BATCH: Final = 1000  # log entries that are asked for at once (a count)
 TRIES: Final = 5  # how often a store is asked on behalf of somebody who waits for the answer (a count)
@@ -36,17 +39,17 @@ async def pause(tries: int) -> None:
     await asyncio.sleep(longest * random.uniform(0.5, 1))  # engines whose store comes back do not all ask at once
 
 
-def a_few_times(tries: int) -> bool:
+def a_few_times(tries: int, error: StoreError) -> bool:
     """Go on asking for as long as is fair to somebody who waits."""
     return tries < TRIES
 
 
-async def insist(call: Callable[[], Awaitable[_T]], goes_on: Callable[[int], bool]) -> _T:
+async def insist(call: Callable[[], Awaitable[_T]], goes_on: GoesOn) -> _T:
     """Ask a store until it answers; for what may be asked twice.
 
     Args:
         call: asks it.
-        goes_on: asked after each failure, with how often it was tried (a count), whether to try again.
+        goes_on: whether to try again.
 
     Raises:
         StoreError: it did not answer, and nobody goes on.
@@ -55,14 +58,14 @@ async def insist(call: Callable[[], Awaitable[_T]], goes_on: Callable[[int], boo
     while True:
         try:
             return await call()
-        except StoreError:
+        except StoreError as error:
             tries += 1
-            if not goes_on(tries):
+            if not goes_on(tries, error):
                 raise
             await pause(tries)
 
 
-async def commit_surely(store: Store, commit: Commit, goes_on: Callable[[int], bool]) -> tuple[CommitResult, bool]:
+async def commit_surely(store: Store, commit: Commit, goes_on: GoesOn) -> tuple[CommitResult, bool]:
     """Commit, and find out whether it was stored, however often the answer is lost.
 
     Being cancelled does not stop this: a turn of which nobody knows whether it is stored cannot be followed up. The
@@ -71,7 +74,7 @@ async def commit_surely(store: Store, commit: Commit, goes_on: Callable[[int], b
     Args:
         store: where to.
         commit: what is stored; sent unchanged each time.
-        goes_on: asked after each failure, with how often it was tried (a count), whether to try again.
+        goes_on: whether to try again.
 
     Returns:
         The answer, and whether it was had at the first try. If it was not, and the commit is stored, its messages
@@ -95,9 +98,9 @@ async def commit_surely(store: Store, commit: Commit, goes_on: Callable[[int], b
             tries, cancels = tries + 1, cancels + 1
             if cancels > _MAX_CANCELS:
                 raise
-        except StoreError:
+        except StoreError as error:
             tries, failed = tries + 1, True
-            if not goes_on(tries):
+            if not goes_on(tries, error):
                 raise
         else:
             return result, not tries

@@ -331,3 +331,16 @@ async def test_messages_that_are_under_way_elsewhere_are_not_handled_here() -> N
         assert [one.status for one in receipt.cascade] == ["accepted"] * 2
         assert await total(bus) == 1
     assert (await store.stats()).pending == 2
+
+
+async def test_a_store_that_is_down_is_told_of_once() -> None:
+    """Also when nobody emits: the event loop's exception handler hears of it after some tries, and not again."""
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, details: told.append(details))
+    store = Flaky(create_memory_storage(), commit=["before"] * 12)
+    async with asyncio.timeout(5), EventBus(tree(), store=store) as bus:
+        assert (await bus.emit("grow", "a", {"depth": 0})).status == "handled"
+        assert [str(one["exception"]) for one in told] == ["commit was not done"]
+        store.fails["commit"] = ["before"] * 12
+        await bus.emit("grow", "a", {"depth": 0})
+        assert len(told) == 2
