@@ -435,7 +435,8 @@ class Store(Protocol):
         """Move the timers that are due, by the store's clock, to the log; earliest first, then in the order set.
 
         A timer belongs to the partition of the subject that set it. Its event may be addressed to a subject of
-        another partition; it goes to that log, as a message does.
+        another partition; it goes to that log, as a message does. Of very many, a store may move the first ones only;
+        then `next_due` is not later than now.
 
         Args:
             partition: whose timers are moved.

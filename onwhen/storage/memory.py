@@ -42,6 +42,7 @@ __all__ = ["MemoryStore", "create_memory_storage"]
 _DONE: Final = CommitResult(Answer.DONE)
 _CONFLICT: Final = CommitResult(Answer.CONFLICT)
 _SPARE: Final = 64  # what is gone may lie in an agenda or an order; at least so many before it is tidied
+_AT_ONCE: Final = 1000  # timers that are moved at once (a count)
 
 _Due: TypeAlias = tuple[datetime, int, Timer]
 
@@ -296,14 +297,16 @@ class MemoryStore:
         """Move due timers to the log; see `Store.promote`."""
         agenda, now = self._agendas[partition], self._clock.now()
         next_due: datetime | None = None
+        moved = 0
         while agenda:
             due, _, timer = entry = agenda[0]
             is_set = self._is_set(entry)
-            if is_set and due > now:
+            if is_set and (due > now or moved == _AT_ONCE):
                 next_due = due
                 break
             heapq.heappop(agenda)
             if is_set:
+                moved += 1
                 own = self._timers[timer.subject]
                 del own[timer.key]
                 if not own:

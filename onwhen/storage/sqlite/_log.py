@@ -32,6 +32,7 @@ __all__ = [
 NewEvent: TypeAlias = tuple[str, str, str]  # id, source, and all of it as JSON
 Due: TypeAlias = tuple[Sequence[Any], int | None]  # rows of log entries; when the next timer is due
 
+_AT_ONCE: Final = 1000  # timers that are moved in one transaction (a count); others wait for no more than that
 _ACCEPT: Final = "INSERT INTO accepted (n, id, source, position) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
 _LOG: Final = "INSERT INTO log (position, accepted, event) VALUES (?, ?, ?)"
 
@@ -134,7 +135,8 @@ def post(database: Database, subject: str, text: str, now: int, *, was_timer: bo
 def promote(database: Database, partition: int, after: Position | None, now: int) -> Due:
     """Move timers that are due; see `Store.promote`."""
     due = database.execute(
-        "SELECT n, target, event FROM timers WHERE partition = ? AND due <= ? ORDER BY due, n", (partition, now)
+        "SELECT n, target, event FROM timers WHERE partition = ? AND due <= ? ORDER BY due, n LIMIT ?",
+        (partition, now, _AT_ONCE),
     ).fetchall()
     for n, target, text in due:
         post(database, target, text, now, was_timer=True)

@@ -22,6 +22,7 @@ from onwhen.engine.store import (
     DeadLetter,
     Failure,
     LogEntry,
+    Position,
     Promoted,
     Retry,
     Store,
@@ -154,9 +155,9 @@ class Bench:
         """Return a timer that a subject sets, for itself unless another one is named."""
         return Timer(subject=subject, key=key, due=due, event=event(id or f"{subject}/{key}", to or subject))
 
-    async def promote(self, partition: int = 0) -> Promoted:
+    async def promote(self, partition: int = 0, after: Position | None = None) -> Promoted:
         """Move what is due to the log."""
-        return await self.store.promote(partition, None)
+        return await self.store.promote(partition, after)
 
     async def retries(self, partition: int = 0) -> list[Retry]:
         """Return all retries of a partition."""
