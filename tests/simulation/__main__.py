@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--step", type=int, default=1, help="from one seed to the next (1)")
     parser.add_argument("--seed", type=int, help="run this one only, and print its whole trace")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="how many at a time (all cores)")
-    parser.add_argument("--stop", action="store_true", help="stop at the first one that fails")
+    parser.add_argument("--most", type=int, default=10, help="stop when so many have failed (10)")
     chosen = parser.parse_args(arguments)
     if chosen.seed is not None:
         result = simulate(chosen.seed)
@@ -30,17 +30,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(result.report() if result.violation else f"seed {chosen.seed}: all is well")
         return 1 if result.violation else 0
     return _run_all(
-        range(chosen.first, chosen.first + chosen.seeds * chosen.step, chosen.step), chosen.processes, chosen.stop
+        range(chosen.first, chosen.first + chosen.seeds * chosen.step, chosen.step), chosen.processes, chosen.most
     )
 
 
-def _run_all(seeds: range, processes: int, stop: bool) -> int:
+def _run_all(seeds: range, processes: int, most: int) -> int:
     began, done, failed = time.perf_counter(), 0, list[int]()
     for done, (seed, report) in enumerate(_reports(seeds, processes), start=1):
         if report:
             failed.append(seed)
             _say(report + "\n")
-            if stop:
+            if len(failed) >= most:
                 break
         if done % 1000 == 0:
             sys.stderr.write(f"{done} worlds, {len(failed)} failed\n")

@@ -263,6 +263,8 @@ class Checker:
             if retry.parked:
                 judge_end_of_parking(commit, retry)
                 return
+            if commit.retries == [retry] and not (commit.write or commit.messages or commit.dead):
+                return  # it was resumed, nobody was told, and it is resumed again: that changes nothing
             if moment(self._time) < retry.due:
                 raise Violation(f"{retry.rule} on {retry.event!r} was run again before {retry.due}")
             about = self._about(retry.event, retry, retry.due, self._starts.get(retry.key, 0))
