@@ -7,7 +7,7 @@ how lines are read, nor how events are handled.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any, Final
@@ -18,8 +18,8 @@ from onwhen.cli._reading import Line, Source
 from onwhen.engine.clock import Clock, VirtualClock
 from onwhen.engine.events import Event
 from onwhen.engine.partitions import partition_of
-from onwhen.engine.store import Commit, CommitResult, Store
-from onwhen.errors import OnwhenError, StoreError
+from onwhen.engine.store import Store
+from onwhen.errors import OnwhenError
 
 __all__ = ["Bookmarks", "InputChanged", "Place", "Progress"]
 
@@ -77,23 +77,15 @@ class Bookmarks:
         store: where they are kept; `store` of this is what a bus is to be made with.
         time: kind of time.
         sources: what is to be read.
-        on_trouble: called when the store begins to fail in the midst of turns, with its error; these are committed
-            again and again until it does not, which may be long if the disk is full.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        time: str,
-        sources: Sequence[Source],
-        on_trouble: Callable[[StoreError], None] | None = None,
-    ) -> None:
+    def __init__(self, store: Store, time: str, sources: Sequence[Source]) -> None:
         of = json.dumps([time, *(source.name for source in sources)])
         self._name = f"replay {blake2b(of.encode(errors='backslashreplace'), digest_size=_SIZE).hexdigest()}"
         self._sources = len(sources)
         self._marks: list[dict[int, _Mark]] = []
         self._inner = store
-        self.store: Store = _Resuming(store, self, on_trouble)
+        self.store: Store = _Resuming(store, self)
         self.endless = ""
 
     async def read(self, clock: Clock) -> None:
@@ -215,27 +207,14 @@ class Progress:
 class _Resuming:
     """A store that has the bookmarks read as soon as it is open, and before anybody acts on what is in it."""
 
-    def __init__(self, store: Store, bookmarks: Bookmarks, on_trouble: Callable[[StoreError], None] | None) -> None:
+    def __init__(self, store: Store, bookmarks: Bookmarks) -> None:
         self._store = store
         self._bookmarks = bookmarks
-        self._on_trouble = on_trouble
-        self._is_in_trouble = False
 
     async def open(self, clock: Clock) -> bool:
         was_closed = await self._store.open(clock)
         await self._bookmarks.read(clock)
         return was_closed
-
-    async def commit(self, commit: Commit) -> CommitResult:
-        try:
-            result = await self._store.commit(commit)
-        except StoreError as error:
-            if self._on_trouble is not None and not self._is_in_trouble:
-                self._on_trouble(error)
-            self._is_in_trouble = True
-            raise
-        self._is_in_trouble = False
-        return result
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -54,13 +55,9 @@ def run_replay(options: ReplayOptions) -> int:
     store = _store(options)
     options.check_outputs(getattr(store, "path", None))
     screen = Console(stderr=True)
-
-    def tell(error: StoreError) -> None:
-        _say(screen, f"{error}. The replay waits for that; Ctrl-C ends it, and nothing that was done is lost.")
-
     bookmarks = None
     if store is not None and not store.volatile:
-        bookmarks = Bookmarks(store, options.time, sources, on_trouble=tell)
+        bookmarks = Bookmarks(store, options.time, sources)
     with redirect_stdout(sys.stderr) if options.writes_to_stdout else nullcontext():  # for what rules print
         bus = make_bus(find_app(options.app), _clock(options), store if bookmarks is None else bookmarks.store)
         if options.time == "event":  # in the order of the log, wherever it was interrupted, and whatever the store
@@ -115,6 +112,7 @@ async def _run(
     screen: Console,
     report: ReplayReport,
 ) -> None:
+    asyncio.get_running_loop().set_exception_handler(partial(_tell, screen))
     try:
         try:
             await bus.start()
@@ -136,6 +134,15 @@ async def _let_go(bus: EventBus) -> None:
                 await bus.close()
     finally:
         await bus.store.close()
+
+
+def _tell(screen: Console, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Report an error that nobody has caught; of a store that fails, in one sentence."""
+    error = context.get("exception")
+    if isinstance(error, StoreError):
+        _say(screen, f"{error}. The replay waits for that; Ctrl-C ends it, and nothing that was done is lost.")
+    else:
+        loop.default_exception_handler(context)
 
 
 def _tell_unless_closed(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

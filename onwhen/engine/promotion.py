@@ -50,6 +50,7 @@ class Promotion:
         self._context = context
         self._known: list[Position | None] = [None] * store.partitions
         self._lock = asyncio.Lock()
+        self._is_lost = False
 
     def known(self, partition: int, position: Position) -> None:
         """Note up to where what stands in the log is known already."""
@@ -68,26 +69,32 @@ class Promotion:
             call, works = self._arrivals.calling(), list[Work]()
             call.late = several
             try:
-                # Also to one that was asked before, so all are asked until no next timer is another one.
-                ask, before, due = partial(self._promote, call, works), None, list[datetime | None]()
-                while before is None or (several and due != before):
-                    before = due
-                    due = [await insist(partial(ask, n), self._goes_on) for n in range(self._store.partitions)]
+                # Also to one that was asked before: then all are asked again.
+                while await self._sweep(call, works):
+                    pass
             except StoreError:
                 pass  # the bus is closing
             finally:
                 self._arrivals.arrived(call, works)
         return bool(works)
 
-    async def _promote(self, call: Call, works: list[Work], partition: int) -> datetime | None:
+    async def _sweep(self, call: Call, works: list[Work]) -> bool:
+        """Ask for each partition; tell whether more may have come to one that was asked before."""
+        again = False
+        for partition in range(self._store.partitions):
+            again |= await insist(partial(self._promote, call, works, partition), self._goes_on)
+        return again
+
+    async def _promote(self, call: Call, works: list[Work], partition: int) -> bool:
         try:
             promoted = await self._store.promote(partition, self._known[partition])
         except StoreError:
-            call.late = True
+            call.late = self._is_lost = True
             raise
         if promoted.entries:
             self._known[partition] = promoted.entries[-1].position
         if promoted.next_due is not None:
             self._next_due(promoted.next_due)
         works += [Work(entry.event, self._context, position=entry.position) for entry in promoted.entries]
-        return promoted.next_due
+        was_lost, self._is_lost = self._is_lost, False
+        return promoted.elsewhere or (was_lost and self._store.partitions > 1)

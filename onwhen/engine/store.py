@@ -9,7 +9,8 @@ tells a second time from a first: the log entry that a commit removes, the retry
 the id of a commit that has none of these, and the ids of accepted events.
 
 Calls that append to the log of one partition take effect in the order in which they are made. Their answers may
-come in any order.
+come in any order. One that has raised takes effect before any later call, or never; and a `read` sees what calls
+before it have appended.
 """
 
 from __future__ import annotations
@@ -292,10 +293,12 @@ class Promoted(msgspec.Struct, frozen=True):
     Attributes:
         entries: pending events of the partition that were timers, in the order of the log.
         next_due: when the next timer that the partition's subjects have set will be due; None if there is none.
+        elsewhere: whether this call has moved events to the logs of other partitions.
     """
 
     entries: Sequence[LogEntry]
     next_due: datetime | None
+    elsewhere: bool = False
 
 
 class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):

@@ -297,7 +297,7 @@ class MemoryStore:
         """Move due timers to the log; see `Store.promote`."""
         agenda, now = self._agendas[partition], self._clock.now()
         next_due: datetime | None = None
-        moved = 0
+        moved, elsewhere = 0, False
         while agenda:
             due, _, timer = entry = agenda[0]
             is_set = self._is_set(entry)
@@ -311,12 +311,13 @@ class MemoryStore:
                 del own[timer.key]
                 if not own:
                     del self._timers[timer.subject]
-                position = self._post(timer.event, now).position
-                self._promoted[self._partition_of(timer.event.subject)].append(position)
+                target = self._partition_of(timer.event.subject)
+                elsewhere |= target != partition
+                self._promoted[target].append(self._post(timer.event, now).position)
         promoted, log = self._promoted[partition], self._logs[partition]
         promoted[:] = filter(log.__contains__, promoted)
         later = promoted[bisect.bisect_right(promoted, after or 0) :]
-        return Promoted([log[position] for position in later], next_due)
+        return Promoted([log[position] for position in later], next_due, elsewhere)
 
     async def timers(self, subject: str | None = None) -> AsyncIterator[Timer]:
         """Go through the timers; see `Store.timers`."""

@@ -345,7 +345,7 @@ def test_whatever_comes_late_or_is_lost_all_is_handled_in_the_order_of_the_log(
             if not number % 2:
                 ctx.emit("go", data, target)
             else:  # across partitions timers are found one round later, perhaps behind what was sent meanwhile
-                ctx.emit("go", data, target if partitions == 1 else None, delay=timedelta(0))
+                ctx.emit("go", data, target, delay=timedelta(0))
 
     posted = memory._post
 

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 NewEvent: TypeAlias = tuple[str, str, str]  # id, source, and all of it as JSON
-Due: TypeAlias = tuple[Sequence[Any], int | None]  # rows of log entries; when the next timer is due
+Due: TypeAlias = tuple[Sequence[Any], int | None, bool]  # rows of log entries; next due; moved elsewhere too
 
 _AT_ONCE: Final = 1000  # timers that are moved in one transaction (a count); others wait for no more than that
 _ACCEPT: Final = "INSERT INTO accepted (n, id, source, position) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
@@ -138,16 +138,17 @@ def promote(database: Database, partition: int, after: Position | None, now: int
         "SELECT n, target, event FROM timers WHERE partition = ? AND due <= ? ORDER BY due, n LIMIT ?",
         (partition, now, _AT_ONCE),
     ).fetchall()
-    for n, target, text in due:
-        post(database, target, text, now, was_timer=True)
-        database.execute("DELETE FROM timers WHERE n = ?", (n,))
     first, end = bounds(partition)
+    elsewhere = False
+    for n, target, text in due:
+        elsewhere |= not first < post(database, target, text, now, was_timer=True) < end
+        database.execute("DELETE FROM timers WHERE n = ?", (n,))
     entries = database.execute(
         f"SELECT {LOG_COLUMNS} FROM log WHERE was_timer = 1 AND position > ? AND position < ? ORDER BY position",
         (first if after is None else max(first, after), end),
     ).fetchall()
     (next_due,) = database.execute("SELECT min(due) FROM timers WHERE partition = ?", (partition,)).fetchone()
-    return entries, next_due
+    return entries, next_due, elsewhere
 
 
 def bounds(partition: int) -> tuple[int, int]:

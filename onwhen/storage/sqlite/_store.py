@@ -230,8 +230,10 @@ class SqliteStore:
 
     async def promote(self, partition: int, after: Position | None) -> Promoted:
         """Move due timers to the log; see `Store.promote`."""
-        rows, due = await self._write(lambda now: lambda database: _log.promote(database, partition, after, now))
-        return Promoted(self._read(_rows.entry_of, rows), None if due is None else _rows.moment(due))
+        rows, due, elsewhere = await self._write(
+            lambda now: lambda database: _log.promote(database, partition, after, now)
+        )
+        return Promoted(self._read(_rows.entry_of, rows), None if due is None else _rows.moment(due), elsewhere)
 
     # -- subjects, and the commit of a turn
 

@@ -173,11 +173,13 @@ class TimerContract(StoreCase):
         await at.step()
         assert list((await at.promote(there)).entries) == []
         promoted = await at.promote(here)
-        assert (list(promoted.entries), promoted.next_due) == ([], at.after(2))
+        assert (list(promoted.entries), promoted.next_due, promoted.elsewhere) == ([], at.after(2), True)
+        assert not (await at.promote(here)).elsewhere
         (entry,) = await at.log(there)
         assert entry.event == across.event
         assert list((await at.promote(there)).entries) == [entry]
-        assert list((await at.store.promote(there, entry.position)).entries) == []
+        promoted = await at.promote(there, entry.position)
+        assert (list(promoted.entries), promoted.elsewhere) == ([], False)
         assert await at.timers(setter) == [(setter, "own")]
         assert await at.timers(other) == []
 
