@@ -1,4 +1,4 @@
-"""Looking into a store: subjects and their history, timers, the log, counts.
+"""Looking into a store: subjects and their history, timers, retries, the log, counts.
 
 Belongs here: what is shown of each, to people and to scripts. Nothing in here writes; what was set aside is shown
 by `onwhen.cli._letters`.
@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, Final
 
-from onwhen.cli._forms import ago, json_line, json_of, rfc3339, seconds_text, shortly
+from onwhen.cli._forms import ago, error_text, json_line, json_of, rfc3339, seconds_text, shortly
 from onwhen.cli._listing import Column, Output, show_facts, show_rows
 from onwhen.cli._opening import file_of, reading
 from onwhen.cli._options import UsageError
 from onwhen.cli._streams import merged
 from onwhen.engine.clock import SystemClock
-from onwhen.engine.store import HistoryEntry, LogEntry, Store, SubjectRecord, SubjectWrite, Timer
+from onwhen.engine.store import HistoryEntry, LogEntry, Retry, Store, SubjectRecord, SubjectWrite, Timer
 
-__all__ = ["get_subject", "list_log", "list_subjects", "list_timers", "show_history", "show_stats"]
+__all__ = ["get_subject", "list_log", "list_retries", "list_subjects", "list_timers", "show_history", "show_stats"]
 
 _STATE: Final = 100  # characters of a subject's state that a list shows (a count)
 _MOMENT: Final = 20  # characters of a moment, to the second
@@ -157,6 +157,48 @@ async def list_timers(url: str | None, subject: str | None, output: Output) -> N
     async with reading(url) as store:
         none = "No timer is set." if subject is None else f"{subject} has set no timer."
         await show_rows(store.timers(subject), columns, facts, output, none)
+
+
+# -- retries
+
+
+async def list_retries(url: str | None, subject: str | None, output: Output) -> None:
+    """Show the rules that failed and wait to be run again, those that are due first at the top."""
+    now = SystemClock().now()
+    columns = (
+        Column[Retry]("due", lambda retry: shortly(retry.due), short=_MOMENT),
+        Column[Retry]("in", lambda retry: seconds_text(-ago(retry.due, now)), number=True),
+        Column[Retry]("subject", lambda retry: retry.subject),
+        Column[Retry]("rule", lambda retry: retry.rule or "(whole event)"),
+        Column[Retry]("event", lambda retry: retry.event.type),
+        Column[Retry]("attempt", lambda retry: str(retry.attempt), number=True),
+        Column[Retry]("error", lambda retry: error_text(retry.failure)),
+    )
+
+    def facts(retry: Retry) -> dict[str, Any]:
+        failure = retry.failure
+        return {
+            "due": rfc3339(retry.due),
+            "due_in_seconds": -ago(retry.due, now),
+            "subject": retry.subject,
+            "rule": retry.rule,
+            "event": retry.event.to_dict(),
+            "error": {"type": failure.type, "message": failure.message, "traceback": failure.traceback},
+            "attempt": retry.attempt,
+            "first_failed": rfc3339(retry.first_failed),
+            "in_order": retry.in_order,
+        }
+
+    async with reading(url) as store:
+        found = merged([_waiting(store, number, subject) for number in range(store.partitions)], lambda one: one.due)
+        none = "No retry waits." if subject is None else f"No retry of {subject} waits."
+        await show_rows(found, columns, facts, output, none)
+
+
+async def _waiting(store: Store, partition: int, subject: str | None) -> AsyncGenerator[Retry, None]:
+    async for retry in store.retries(partition):
+        if not retry.parked and subject in (None, retry.subject):
+            yield retry
 
 
 # -- the log

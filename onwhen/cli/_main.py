@@ -109,6 +109,7 @@ def replay(
 for _group in (_store_commands.subjects, _letter_commands.deadletters, _letter_commands.parked):
     app.command(_group)
 app.command(_store_commands.timers, usage=usage("timers [OPTIONS] [SUBJECT]"))
+app.command(_store_commands.retries, usage=usage("retries [OPTIONS] [SUBJECT]"))
 app.command(_store_commands.log, usage=usage("log [OPTIONS]"))
 app.command(_store_commands.stats, usage=usage("stats [OPTIONS]"))
 app.command(_store_commands.migrate, usage=usage("migrate [OPTIONS] APP"))

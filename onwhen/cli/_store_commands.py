@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 
 from onwhen.cli._usage import AppName, Flag, JsonLines, JsonObject, Limit, StoreUrl, flowing, run_async, usage
 
-__all__ = ["log", "migrate", "stats", "subjects", "timers"]
+__all__ = ["log", "migrate", "retries", "stats", "subjects", "timers"]
 
 subjects = App(name="subjects", help="Look at the subjects of a store.", usage=usage("subjects COMMAND"))
 
@@ -100,6 +100,28 @@ def timers(
     from onwhen.cli._listing import Output
 
     run_async(list_timers(store, subject, Output(as_json=json, limit=limit)))
+
+
+@flowing
+def retries(
+    subject: Annotated[str | None, Parameter(name="SUBJECT")] = None,
+    /,
+    *,
+    store: StoreUrl = None,
+    json: JsonLines = False,
+    limit: Limit = None,
+) -> None:
+    """List the rules that failed and wait to be run again, earliest first; parked ones are listed by parked list.
+
+    Parameters
+    ----------
+    subject
+        Only those that failed on this subject.
+    """
+    from onwhen.cli._inspect import list_retries
+    from onwhen.cli._listing import Output
+
+    run_async(list_retries(store, subject, Output(as_json=json, limit=limit)))
 
 
 @flowing

@@ -43,7 +43,8 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, **environment},
+            # The limit would hold for what is measured as well.
+            env={**{k: v for k, v in os.environ.items() if not k.startswith("COVERAGE")}, **environment},
             preexec_fn=limit,
         )
         self.told: list[str] = []

@@ -30,7 +30,7 @@ def test_help_and_version(cli: Cli) -> None:
 COMMANDS = [
     ["replay"],
     *(["subjects", name] for name in ("list", "get", "history")),
-    *([name] for name in ("timers", "log", "stats")),
+    *([name] for name in ("timers", "retries", "log", "stats")),
     *(["deadletters", name] for name in ("list", "show", "replay", "discard")),
     *(["parked", name] for name in ("list", "resume", "skip")),
     ["migrate"],

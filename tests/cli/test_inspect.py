@@ -138,6 +138,24 @@ def test_timers_by_when_they_are_due(parcels: Path, onwhen: Onwhen) -> None:
     assert onwhen("timers", "parcel:1").err == "parcel:1 has set no timer.\n"
 
 
+# -- retries
+
+
+def test_retries_by_when_they_are_due(parcels: Path, onwhen: Onwhen) -> None:
+    """With the attempt that is to come, and why the last one failed; parked ones are not among them."""
+    heading, *rows = onwhen("retries").out.splitlines()
+    assert heading.split() == ["due", "in", "subject", "rule", "event", "attempt", "error"]
+    listed = lines(onwhen("retries", "--json").out)
+    assert len(rows) == len(listed) > 0
+    first = listed[0]
+    assert list(first) == [
+        "due", "due_in_seconds", "subject", "rule", "event", "error", "attempt", "first_failed", "in_order",
+    ]  # fmt: skip
+    assert (first["subject"], first["event"]["subject"], first["attempt"]) == (rows[0].split()[-1] and first["subject"], first["subject"], 2)
+    assert lines(onwhen("retries", first["subject"], "--json").out)[0]["rule"] == first["rule"]
+    assert onwhen("retries", "parcel:none").err == "No retry of parcel:none waits.\n"
+
+
 # -- the log
 
 
