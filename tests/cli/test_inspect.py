@@ -141,19 +141,20 @@ def test_timers_by_when_they_are_due(parcels: Path, onwhen: Onwhen) -> None:
 # -- retries
 
 
-def test_retries_by_when_they_are_due(parcels: Path, onwhen: Onwhen) -> None:
+def test_retries_by_when_they_are_due(store: Path, onwhen: Onwhen) -> None:
     """With the attempt that is to come, and why the last one failed; parked ones are not among them."""
+    calls = [("parcel.called", f"parcel:{number}") for number in (17, 18)]
+    stores.fill(store, *calls, ("parcel.weighed", "parcel:19", -1))
     heading, *rows = onwhen("retries").out.splitlines()
     assert heading.split() == ["due", "in", "subject", "rule", "event", "attempt", "error"]
-    listed = lines(onwhen("retries", "--json").out)
-    assert len(rows) == len(listed) > 0
-    first = listed[0]
-    assert list(first) == [
-        "due", "due_in_seconds", "subject", "rule", "event", "error", "attempt", "first_failed", "in_order",
-    ]  # fmt: skip
-    assert (first["subject"], first["event"]["subject"], first["attempt"]) == (rows[0].split()[-1] and first["subject"], first["subject"], 2)
-    assert lines(onwhen("retries", first["subject"], "--json").out)[0]["rule"] == first["rule"]
-    assert onwhen("retries", "parcel:none").err == "No retry of parcel:none waits.\n"
+    assert ["ConnectionError" in row and "parcel.called" in row for row in rows] == [True, True]
+    first, second = lines(onwhen("retries", "--json").out)
+    names = ["due", "due_in_seconds", "subject", "rule", "event", "error", "attempt", "first_failed", "in_order"]
+    assert list(first) == names
+    assert (first["subject"], first["attempt"], second["subject"]) == ("parcel:17", 2, "parcel:18")
+    assert 3000 < first["due_in_seconds"] < 3600
+    assert lines(onwhen("retries", "parcel:18", "--json").out) == [second]
+    assert onwhen("retries", "parcel:19").err == "No retry of parcel:19 waits.\n"
 
 
 # -- the log
