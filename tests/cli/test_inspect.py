@@ -152,7 +152,7 @@ def test_retries_by_when_they_are_due(store: Path, onwhen: Onwhen) -> None:
     names = ["due", "due_in_seconds", "subject", "rule", "event", "error", "attempt", "first_failed", "in_order"]
     assert list(first) == names
     assert (first["subject"], first["attempt"], second["subject"]) == ("parcel:17", 2, "parcel:18")
-    assert 3000 < first["due_in_seconds"] < 3600
+    assert 3000 < first["due_in_seconds"] < 4000  # an hour, and jitter
     assert lines(onwhen("retries", "parcel:18", "--json").out) == [second]
     assert onwhen("retries", "parcel:19").err == "No retry of parcel:19 waits.\n"
 
