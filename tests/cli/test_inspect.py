@@ -151,9 +151,10 @@ def test_retries_by_when_they_are_due(store: Path, onwhen: Onwhen) -> None:
     first, second = lines(onwhen("retries", "--json").out)
     names = ["due", "due_in_seconds", "subject", "rule", "event", "error", "attempt", "first_failed", "in_order"]
     assert list(first) == names
-    assert (first["subject"], first["attempt"], second["subject"]) == ("parcel:17", 2, "parcel:18")
+    assert {first["subject"], second["subject"]} == {"parcel:17", "parcel:18"}
+    assert (first["attempt"], first["due"] <= second["due"]) == (2, True)
     assert 3000 < first["due_in_seconds"] < 4000  # an hour, and jitter
-    (own,) = lines(onwhen("retries", "parcel:18", "--json").out)
+    (own,) = lines(onwhen("retries", second["subject"], "--json").out)
     assert {**own, "due_in_seconds": 0} == {**second, "due_in_seconds": 0}
     assert onwhen("retries", "parcel:19").err == "No retry of parcel:19 waits.\n"
 
