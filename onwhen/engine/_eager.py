@@ -180,6 +180,9 @@ def _carry_on(
         if error is None:
             try:
                 value = yield waits_for
+            except GeneratorExit:
+                context.run(steps.close)  # the loop is gone, and this is being cleared away; perhaps that was before
+                raise
             except BaseException as raised:
                 error = raised
         try:

@@ -7,7 +7,7 @@ becomes of what they have appended.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from onwhen.engine.work import Work
 
@@ -65,6 +65,11 @@ class Arrivals:
         call = Call(self._made)
         self._calls.append(call)
         return call
+
+    def work(self) -> Iterator[Work]:
+        """Go through what has arrived and is not let in yet."""
+        for call in self._calls:
+            yield from call.works or ()
 
     def arrived(self, call: Call, works: Sequence[Work]) -> None:
         """Note what a call has appended, once that is known; nothing if it failed."""

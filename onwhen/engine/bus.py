@@ -13,8 +13,6 @@ from contextvars import copy_context
 from datetime import datetime, timedelta
 from typing import Any, Self
 
-import msgspec
-
 from onwhen.engine import upkeep
 from onwhen.engine._attributes import text
 from onwhen.engine.chain import Middleware, Scope
@@ -23,13 +21,13 @@ from onwhen.engine.events import DEFAULT_SOURCE, Event
 from onwhen.engine.handlers import Handlers, handlers_of
 from onwhen.engine.limits import Limits
 from onwhen.engine.outcomes import Outcome, Receipt
-from onwhen.engine.partitions import partition_of
+from onwhen.engine.parking import Parking
 from onwhen.engine.pipeline import Pipeline
 from onwhen.engine.rulebook import Rulebook
 from onwhen.engine.rules import RuleSet
 from onwhen.engine.sessions import StoreSession
 from onwhen.engine.state import Snapshot
-from onwhen.engine.store import Answer, Commit, CommitResult, DeadLetter, Retry, Store
+from onwhen.engine.store import Commit, CommitResult, DeadLetter, Retry, Store
 from onwhen.engine.subjects import Subject
 from onwhen.engine.turns import OPEN_TURNS, Turn
 from onwhen.engine.upkeep import Migrated
@@ -346,29 +344,16 @@ class EventBus:
         Raises:
             UnknownDeadLetter: there is none of this id.
         """
-        await self.opened()
-        letter = await self.store.dead_letter(dead_letter)
-        receipt: Receipt | None = None
-        if letter is not None:
-            async with self._open_here().parking.tend(letter.subject):
-                # Somebody else may have replayed it meanwhile, and it may have failed again: as another attempt.
-                letter = await self.store.dead_letter(dead_letter)
-                if letter is not None:
-                    receipt = await self._run_again(upkeep.again(letter, self.clock.now()), revived=[letter.id])
-        if letter is None:
-            raise UnknownDeadLetter(f"no dead letter {dead_letter!r}: replayed or discarded, or mistyped")
-        if receipt is None:
-            raise UnknownDeadLetter(f"dead letter {dead_letter!r} was replayed or discarded meanwhile")
-        return receipt
+        self._refuse_inside_turn("replay")
+        return await (await self._parking()).replay(dead_letter)
 
     async def replay_all(
         self, *, rule: str | None = None, subject: str | None = None, event_type: str | None = None
     ) -> list[Receipt]:
         """Replay the dead letters for which all arguments hold, each once, oldest first, one after the other."""
+        self._refuse_inside_turn("replay")
         letters = [letter async for letter in self.dead_letters(rule=rule, subject=subject, event_type=event_type)]
-        now = self.clock.now()
-        receipts = [await self._run_again(upkeep.again(letter, now), revived=[letter.id]) for letter in letters]
-        return [receipt for receipt in receipts if receipt is not None]
+        return await (await self._parking()).replay_all(letters)
 
     async def discard(self, dead_letter: str) -> None:
         """Remove a dead letter for good.
@@ -393,11 +378,7 @@ class EventBus:
             What came of each; what failed again is parked again, by its policy. Nothing if nothing is parked.
         """
         self._refuse_inside_turn("resume")
-        await self.opened()
-        async with self._open_here().parking.tend(subject) as waiting:
-            now = self.clock.now()
-            receipts = [await self._run_again(upkeep.resumed(retry, now), retried=retry.key) for retry in waiting]
-        return [receipt for receipt in receipts if receipt is not None]
+        return await (await self._parking()).resume(subject)
 
     async def skip(self, subject: str) -> list[DeadLetter]:
         """Give up what is parked of a subject, and go on with the subject.
@@ -406,25 +387,12 @@ class EventBus:
             The dead letters that it is now; nothing if nothing is parked.
         """
         self._refuse_inside_turn("skip")
-        await self.opened()
-        async with self._open_here().parking.tend(subject):
-            return await upkeep.skip(self.store, subject, self.clock.now())
+        return await (await self._parking()).skip(subject)
 
-    async def _run_again(self, retry: Retry, **instead: Any) -> Receipt | None:
-        """Let a retry take the place of what a commit takes away; None if that is not there any more."""
-        commit = Commit(
-            partition=partition_of(retry.subject, self.store.partitions),
-            subject=retry.subject,
-            retries=[retry],
-            **instead,
-        )
-        while True:
-            version = (await self.store.load(retry.subject)).version
-            result, _, receipts = await self.commit_outside(msgspec.structs.replace(commit, version=version))
-            if result.answer is Answer.DONE:
-                return None
-            if result.answer is Answer.OK:
-                return receipts[0]
+    async def _parking(self) -> Parking:
+        pipeline = self._open_here()
+        await pipeline.ready()  # while it is read what is parked, nothing may be taken away
+        return pipeline.parking
 
     async def migrate_subjects(self, *, dry_run: bool = False) -> AsyncIterator[Migrated]:
         """Bring all stored subjects to the schema version that their class declares; see `Migrated`.
@@ -498,7 +466,7 @@ class EventBus:
                         "with asyncio.run_coroutine_threadsafe"
                     )
                 pipeline.abandon()
-            self._pipeline = pipeline = Pipeline(self, loop, self._context)
+            self._pipeline = pipeline = Pipeline(self, loop, self._context, before=pipeline)
             return pipeline
 
     def __repr__(self) -> str:

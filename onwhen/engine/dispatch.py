@@ -277,7 +277,7 @@ class Dispatcher(Generic[_W]):
 
     def pump(self) -> None:
         """Start lanes that are ready. Work that sets off other lanes does not nest: it is taken up here."""
-        if self._pumping:
+        if self._pumping or (self._ready and self._is_started_at_the_end()):
             return
         self._pumping = True
         while self._ready and self._active < self._limit:
@@ -337,6 +337,13 @@ class Dispatcher(Generic[_W]):
                 self.pump()
             elif self._idle:
                 self._wake_idle()
+
+    def _is_started_at_the_end(self) -> bool:
+        """Tell whether what would be started now would be dropped at once, because the loop ends."""
+        if self._is_ending:
+            return True
+        task = asyncio.current_task(self._loop)
+        return task is not None and task.cancelling() > 0 and self._is_loop_ending()
 
     def _is_loop_ending(self) -> bool:
         """Tell whether all tasks were cancelled, as at the end of a program, and not only one; look once it is."""

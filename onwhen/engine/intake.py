@@ -7,7 +7,7 @@ accepted.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Final
 
@@ -51,6 +51,7 @@ class Intake:
         self._log_ahead = log_ahead
         self._goes_on = goes_on
         self._waiting: deque[Work] = deque()
+        self._batch: list[Work] = []
         self._is_refused = False
 
     def put(self, work: Work) -> bool:
@@ -58,18 +59,22 @@ class Intake:
         self._waiting.append(work)
         return not self.is_running
 
+    def work(self) -> Iterator[Work]:
+        """Go through what is in line, and what is being appended."""
+        yield from self._batch
+        yield from self._waiting
+
     async def run(self) -> None:
         """Append what is in line, until nothing is. Two calls at a time could overtake each other on the way."""
         self.is_running = True
-        batch: list[Work] = []
         try:
             await self._ready()
             while self._waiting:
-                batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH))]
-                await self._take_in(batch)
-                batch = []
+                self._batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH))]
+                await self._take_in(self._batch)
+                self._batch = []
         except BaseException as error:
-            for work in (*batch, *self._waiting):
+            for work in self.work():
                 work.fail(error)
             self._waiting.clear()
             if not isinstance(error, Exception):

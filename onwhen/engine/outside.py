@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import copy_context
+from functools import partial
 
 from onwhen.engine.arrivals import Arrivals, Call
 from onwhen.engine.dispatch import Dispatcher
 from onwhen.engine.outcomes import Receipt
 from onwhen.engine.resend import GoesOn, a_few_times, commit_surely, insist, positions
-from onwhen.engine.store import Answer, Commit, CommitResult, Store
+from onwhen.engine.store import Answer, Commit, CommitResult, Retry, Store
 from onwhen.engine.work import Cascade, Work, pending
 from onwhen.errors import StoreError
 
@@ -84,6 +85,9 @@ class OutsideCommits:
             call = self._arrivals.calling()
             result, is_first_answer = await commit_surely(self._store, commit, a_few_times)
             call.late = not is_first_answer
+            if result.answer is Answer.OK and call.late and not await insist(partial(self._has, commit), a_few_times):
+                # What it takes away is gone, but by somebody else's hand: a dead letter was discarded meanwhile.
+                result = CommitResult(Answer.DONE)
             answers.append((result, is_first_answer))
             if result.answer is Answer.OK:
                 self._forget(commit.subject)
@@ -103,9 +107,21 @@ class OutsideCommits:
                 self._arrivals.arrived(call, sent)
             self._dispatcher.expected()
 
+    async def _waiting(self, commit: Commit) -> list[Retry]:
+        """Return the retries of a commit that are in the store."""
+        keys = {retry.key for retry in commit.retries}
+        if not keys:
+            return []
+        waiting = self._store.retries(commit.partition)
+        return [retry async for retry in waiting if retry.key in keys and not retry.parked]
+
+    async def _has(self, commit: Commit) -> bool:
+        """Tell whether the store has the retries of a commit that was stored: nobody runs them before it is known."""
+        return len(await self._waiting(commit)) == len(commit.retries)
+
     async def _find(self, commit: Commit) -> list[Work]:
         """Return what a commit has left to do, if it was stored after all and nobody could be told."""
-        context, keys = copy_context(), {retry.key for retry in commit.retries}
+        context = copy_context()
 
         async def look() -> list[Work]:
             stand = await positions(self._store, commit.messages)
@@ -114,11 +130,7 @@ class OutsideCommits:
                 for event, position in zip(commit.messages, stand, strict=True)
                 if position is not None
             ]
-            if keys:
-                waiting = self._store.retries(commit.partition)
-                found += [
-                    Work(one.event, context, retry=one) async for one in waiting if one.key in keys and not one.parked
-                ]
+            found += [Work(retry.event, context, retry=retry) for retry in await self._waiting(commit)]
             return found
 
         self._forget(commit.subject)

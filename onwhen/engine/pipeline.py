@@ -14,7 +14,6 @@ from contextvars import Context, copy_context
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from onwhen.engine.agenda import Agenda
 from onwhen.engine.arrivals import Arrivals, Call
 from onwhen.engine.dispatch import Dispatcher
 from onwhen.engine.endings import timed
@@ -24,9 +23,9 @@ from onwhen.engine.outcomes import Outcome, Receipt
 from onwhen.engine.outside import OutsideCommits
 from onwhen.engine.parking import Parking
 from onwhen.engine.partitions import partition_of
-from onwhen.engine.promotion import Promotion
 from onwhen.engine.recovery import Held, Suspects, read_held
 from onwhen.engine.resend import a_few_times, commit_surely, pause
+from onwhen.engine.schedule import Schedule
 from onwhen.engine.state import State
 from onwhen.engine.store import Answer, Commit, CommitResult, Retry
 from onwhen.engine.subjects import Subject
@@ -53,9 +52,12 @@ class Pipeline:
         bus: whose rules, store, clock, limits and observers are used.
         loop: the event loop; everything here is called on its thread.
         context: context variables of turns that nobody has just asked for: timers, retries, what was pending.
+        before: the pipeline of an event loop that has ended in this process; so nothing has killed that.
     """
 
-    def __init__(self, bus: EventBus, loop: asyncio.AbstractEventLoop, context: Context) -> None:
+    def __init__(
+        self, bus: EventBus, loop: asyncio.AbstractEventLoop, context: Context, before: Pipeline | None = None
+    ) -> None:
         self.loop = loop
         self.context = context
         self.is_open = False
@@ -66,19 +68,28 @@ class Pipeline:
         self._partitions = bus.store.partitions
         self._is_volatile = bus.store.volatile
         self._dispatcher: Dispatcher[Work] = Dispatcher(self._handle, bus.limits.max_concurrent_turns, loop)
-        self.parking = Parking(self._store, self._dispatcher, self._goes_on, context)
-        self._agenda = Agenda(bus.clock, self._ring)
+        self.parking = Parking(bus, self._dispatcher, self._goes_on, context)
         self._arrivals = Arrivals(self._take_up)
         self._intakes = [
             Intake(n, self._store, self._arrivals, self.ready, self._log_ahead, self._goes_on)
             for n in range(self._partitions)
         ]
-        self._promotion = Promotion(
-            self._store, self._arrivals, self._agenda.timer, self._log_ahead, self._goes_on, context
+        self._schedule = Schedule(
+            bus.clock,
+            loop,
+            context,
+            self._store,
+            self._arrivals,
+            self._dispatcher,
+            self._submit,
+            self._log_ahead,
+            self._goes_on,
         )
         self._suspects = Suspects(self._store, self._dispatcher.one_by_one)
         self._hot: _Hot = {}
         self._is_in_trouble = False
+        # What ended with the process could not be read here.
+        self._may_find_suspects = before is None and not self._is_volatile
         self._outside = OutsideCommits(
             self._store, self._dispatcher, self._arrivals, self.ready, self._log_ahead, self.forget, self._goes_on
         )
@@ -91,10 +102,11 @@ class Pipeline:
         """Wait until the store is open, and what it holds is taken up: pending events, retries, timers."""
         if self.is_open:
             return
-        if self._opening is None:
-            self._opening = self.loop.create_future()
-            self._dispatcher.start(self._open(self._opening), self.context.copy())
-        await asyncio.shield(self._opening)
+        opening = self._opening
+        if opening is None:
+            opening = self._opening = self.loop.create_future()
+            self._dispatcher.start(self._open(opening), self.context.copy())
+        await asyncio.shield(opening)
 
     async def _open(self, opened: asyncio.Future[None]) -> None:
         self._dispatcher.expect()
@@ -103,7 +115,7 @@ class Pipeline:
                 was_closed = await self._store.open(self._bus.clock)
                 # All of it is read before any of it is handled: if reading fails, it is read again another time.
                 held = await read_held(self._store, self._bus.clock)
-                if not (was_closed or self._is_volatile):  # what ended with the process could not be read here
+                if self._may_find_suspects and not was_closed:
                     await self._suspects.find(held, self._bus.clock.now())
             except BaseException as error:
                 self._opening = None
@@ -114,33 +126,32 @@ class Pipeline:
                 return
             self.is_open = True
             opened.set_result(None)
-            for partition in held:
-                self._go_on_with(partition)
+            self._go_on_with(held)
             self._dispatcher.pump()
-            self._agenda.timer(self._bus.clock.now())  # the store is to say which ones there are
-            await self.run_due()
+            await self._schedule.begin()
         finally:
             self._dispatcher.expected()
 
-    def _go_on_with(self, held: Held) -> None:
+    def _go_on_with(self, held: Sequence[Held]) -> None:
         """Take up what was left; what may have killed the process before anything else."""
-        if held.pending:
-            self._promotion.known(held.partition, held.pending[-1].position)
         suspected: list[Work] = []
-        for retry in held.retries:
-            if (starts := held.suspected.get(retry.key)) is not None:
-                suspected.append(Work(retry.event, self.context, retry=retry, starts=starts))
-                self._hold(retry)
-            else:
-                self._wait_for(retry)
-        works = [
-            Work(entry.event, self.context, position=entry.position, starts=held.suspected.get(entry.position))
-            for entry in held.pending
-        ]
-        suspected.extend(work for work in works if work.starts is not None)
+        others: list[Work] = []
+        for partition in held:
+            if partition.pending:
+                self._schedule.promotion.known(partition.partition, partition.pending[-1].position)
+            for retry in partition.retries:
+                if (starts := partition.suspected.get(retry.key)) is not None:
+                    suspected.append(Work(retry.event, self.context, retry=retry, starts=starts))
+                    self._hold(retry)
+                else:
+                    self._wait_for(retry)
+            for entry in partition.pending:
+                starts = partition.suspected.get(entry.position)
+                work = Work(entry.event, self.context, position=entry.position, starts=starts)
+                (others if starts is None else suspected).append(work)
         self._suspects.enter(suspected)
         self._send_on(suspected)
-        self._send_on([work for work in works if work.starts is None])
+        self._send_on(others)
 
     async def idle(self) -> None:
         """Wait until all that was accepted is handled, but for what waits for a timer or a retry."""
@@ -151,14 +162,22 @@ class Pipeline:
         self.is_closing = True
         async with self._closing:
             await self.idle()
-            self._agenda.disarm()
+            self._schedule.agenda.disarm()
             self._dispatcher.close()
             self.is_open = False
+            self._let_go()
             await self._store.close()
+
+    def _let_go(self) -> None:
+        """Let those go who wait for what is left in the store; nobody does it here any more."""
+        for left in (self._dispatcher.all_work(), self._arrivals.work(), *(intake.work() for intake in self._intakes)):
+            for work in tuple(left):
+                work.settle()
 
     def abandon(self) -> None:
         """Ring no more, because the event loop has ended, perhaps in the middle of turns; leave all in the store."""
-        self._agenda.disarm()
+        self._let_go()
+        self._schedule.agenda.disarm()
         for subject in self._dispatcher.active_subjects():
             if (work := self._unlogged(subject)) is not None:
                 with suppress(StopIteration):
@@ -263,6 +282,8 @@ class Pipeline:
         """Run turns until one of them has had its answer from the store; from then on the event is handled."""
         tries = conflicts = 0
         refused: BaseException | None = None
+        if self._has_given_up:
+            raise StoreError("the bus is closing, and its store does not answer; this is left in the store")
         if work.cancels > _MAX_CANCELS:
             refused = asyncio.CancelledError(f"{work.cancels} turns of this event were cancelled in a row")
         while True:
@@ -348,8 +369,15 @@ class Pipeline:
             result, is_first_answer = await commit_surely(self._store, commit, self._goes_on)
         else:
             call = self._arrivals.calling()
+
+            def refused_by_store() -> None:
+                nonlocal call
+                assert call is not None
+                self._arrivals.arrived(call, ())  # it keeps nobody else waiting until there is room for it
+                call = self._arrivals.calling()
+
             try:
-                result, is_first_answer = await commit_surely(self._store, commit, self._goes_on)
+                result, is_first_answer = await commit_surely(self._store, commit, self._goes_on, refused_by_store)
                 call.late = not is_first_answer
             except BaseException:
                 self._arrivals.arrived(call, ())
@@ -414,7 +442,7 @@ class Pipeline:
             if commit.messages:
                 sent = pending([work.child(event, None) for event in commit.messages], result)
             for timer in commit.timers:
-                self._agenda.timer(timer.due)
+                self._schedule.agenda.timer(timer.due)
         if call is not None:
             self._arrivals.arrived(call, sent)
         elif sent:
@@ -431,7 +459,7 @@ class Pipeline:
     def _wait_for(self, retry: Retry) -> None:
         self._hold(retry)
         if not retry.parked:
-            self._agenda.retry(retry)
+            self._schedule.agenda.retry(retry)
 
     def _tell(self, outcome: Outcome, work: Work) -> None:
         for observer in tuple(self._bus.observers):
@@ -448,34 +476,11 @@ class Pipeline:
     @property
     def next_due(self) -> datetime | None:
         """When the next timer or retry is due, as far as is known; None if nothing waits."""
-        return self._agenda.next_due
-
-    def _ring(self) -> None:
-        self._dispatcher.start(self._run_due(), self.context.copy())
-
-    async def _run_due(self) -> None:
-        await self.run_due()
+        return self._schedule.next_due
 
     async def run_due(self) -> bool:
-        """Start what has become due; False if there was nothing."""
-        self._dispatcher.expect()
-        try:
-            found = self._agenda.take_due_timers() and await self._promotion.run(self._dispatcher.active_subjects())
-            for retry in self._agenda.take_due_retries():
-                found = True
-                work = Work(retry.event, self.context, retry=retry)
-                if retry.in_order:
-                    self._dispatcher.submit_urgent(retry.subject, work)
-                else:
-                    self._submit(work)
-            self._dispatcher.pump()
-            if found:
-                self._agenda.arm()
-            else:
-                self._agenda.arm_later()
-            return found
-        finally:
-            self._dispatcher.expected()
+        """Start what has become due; see `Schedule.run`."""
+        return await self._schedule.run()
 
     # -- commits that do not come from a turn
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Final, TypeAlias, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from onwhen.engine.events import Event
 from onwhen.engine.partitions import partition_of
 from onwhen.engine.store import Answer, Commit, CommitResult, LogEntry, Position, Store
-from onwhen.errors import StoreError
+from onwhen.errors import StoreError, StoreFull
 
-__all__ = ["TRIES", "GoesOn", "a_few_times", "commit_surely", "insist", "pause", "positions", "read_all"]
+__all__ = ["GoesOn", "Undisturbed", "a_few_times", "commit_surely", "insist", "pause", "positions", "read_all"]
 
 _T = TypeVar("_T")
 
@@ -24,8 +24,9 @@ GoesOn: TypeAlias = Callable[[int, StoreError], bool]
 """Asked after each failure, with how often it was tried (a count) and the error, whether to try again."""
 
 _READ_BATCH: Final = 1000  # log entries that are asked for at once (a count)
-TRIES: Final = 5  # how often a store is asked on behalf of somebody who waits for the answer (a count)
-_MAX_CANCELS: Final = 10  # of one commit that is in flight
+_TRIES: Final = 5  # how often a store is asked on behalf of somebody who waits for the answer (a count)
+_MAX_CANCELS: Final = 10  # while one call is under way
+_PATIENCE: Final = 30.0  # seconds that a call may take on after that, until its outcome is left unknown
 _PAUSES: Final = (0.02, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # seconds, each halved or more by chance
 
 
@@ -41,11 +42,75 @@ async def pause(tries: int) -> None:
 
 def a_few_times(tries: int, error: StoreError) -> bool:
     """Go on asking for as long as is fair to somebody who waits."""
-    return tries < TRIES
+    return tries < _TRIES
+
+
+class Undisturbed(Generic[_T]):
+    """A call to a store that is awaited to its end, whoever is cancelled meanwhile: only its answer says what it did.
+
+    Args:
+        call: what is awaited.
+
+    Attributes:
+        cancels: how often whoever waits was cancelled (a count). It has no other effect, unless it goes on and on, or
+            the store does not answer for half a minute after that.
+    """
+
+    __slots__ = ("_call", "_until", "cancels")
+
+    def __init__(self, call: Awaitable[_T]) -> None:
+        self._call = call
+        self._until = 0.0
+        self.cancels = 0
+
+    def __await__(self) -> Generator[Any, Any, _T]:
+        steps = self._call.__await__()
+        value: Any = None
+        while True:
+            try:
+                waits_for = steps.send(value)
+            except StopIteration as end:
+                result: _T = end.value
+                return result
+            value = None
+            if asyncio.isfuture(waits_for):
+                waits_for._asyncio_future_blocking = False  # it is not what the task itself waits for
+                while not waits_for.done():
+                    yield from self._wait(waits_for)
+            else:
+                value = yield from self._step_aside(waits_for)
+
+    def _wait(self, future: asyncio.Future[Any]) -> Generator[Any, Any, None]:
+        try:
+            if not self.cancels:
+                yield from asyncio.shield(future).__await__()
+                return
+            patience = self._until - future.get_loop().time()
+            yield from asyncio.wait((future,), timeout=patience).__await__()
+        except asyncio.CancelledError:
+            self._note_cancel(future.get_loop())
+        except Exception:
+            return  # it is the call's to raise
+        if self.cancels and not future.done() and future.get_loop().time() >= self._until:
+            raise asyncio.CancelledError("the store has not answered")
+
+    def _step_aside(self, waits_for: Any) -> Generator[Any, Any, Any]:
+        try:
+            return (yield waits_for)
+        except asyncio.CancelledError:
+            self._note_cancel(asyncio.get_running_loop())
+            return None
+
+    def _note_cancel(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not self.cancels:
+            self._until = loop.time() + _PATIENCE
+        self.cancels += 1
+        if self.cancels > _MAX_CANCELS:
+            raise asyncio.CancelledError("cancelled again and again")
 
 
 async def insist(call: Callable[[], Awaitable[_T]], goes_on: GoesOn) -> _T:
-    """Ask a store until it answers; for what may be asked twice.
+    """Ask a store until it answers; for what may be asked twice. A call that is under way is not cancelled.
 
     Args:
         call: asks it.
@@ -56,25 +121,29 @@ async def insist(call: Callable[[], Awaitable[_T]], goes_on: GoesOn) -> _T:
     """
     tries = 0
     while True:
+        asked = Undisturbed(call())
         try:
-            return await call()
+            return await asked
         except StoreError as error:
             tries += 1
-            if not goes_on(tries, error):
+            if asked.cancels or not goes_on(tries, error):
                 raise
             await pause(tries)
 
 
-async def commit_surely(store: Store, commit: Commit, goes_on: GoesOn) -> tuple[CommitResult, bool]:
+async def commit_surely(
+    store: Store, commit: Commit, goes_on: GoesOn, refused: Callable[[], None] | None = None
+) -> tuple[CommitResult, bool]:
     """Commit, and find out whether it was stored, however often the answer is lost.
 
-    Being cancelled does not stop this: a turn of which nobody knows whether it is stored cannot be followed up. The
-    answer is asked for once more, and then returned; only who is cancelled again and again is let go.
+    Being cancelled does not stop a call that is under way: a turn of which nobody knows whether it is stored cannot
+    be followed up.
 
     Args:
         store: where to.
         commit: what is stored; sent unchanged each time.
         goes_on: whether to try again.
+        refused: called when it is certain that nothing was stored, before it is tried again.
 
     Returns:
         The answer, and whether it was had at the first try. If it was not, and the commit is stored, its messages
@@ -84,42 +153,52 @@ async def commit_surely(store: Store, commit: Commit, goes_on: GoesOn) -> tuple[
         StoreError: it is not known whether the commit is stored.
     """
     tries = 0
-    cancels, failed = 0, False
+    is_certain = True
     while True:
+        asked = Undisturbed(store.commit(commit))
         try:
-            if failed:
-                failed = False
-                await pause(tries)
-            result = await store.commit(commit)
+            result = await asked
             if tries and result.answer is Answer.DONE:
                 # There is only one who asked: what was done is what was asked for before.
-                result = CommitResult(Answer.OK, None, await positions(store, commit.messages))
-        except asyncio.CancelledError:
-            tries, cancels = tries + 1, cancels + 1
-            if cancels > _MAX_CANCELS:
-                raise
+                looking = Undisturbed(positions(store, commit.messages, commit.partition, commit.handled))
+                result = CommitResult(Answer.OK, None, await looking)
         except StoreError as error:
-            tries, failed = tries + 1, True
-            if not goes_on(tries, error):
+            tries += 1
+            is_certain &= isinstance(error, StoreFull)
+            if asked.cancels or not goes_on(tries, error):
                 raise
+            if is_certain and refused is not None:
+                refused()
+            await pause(tries)
         else:
             return result, not tries
 
 
-async def positions(store: Store, events: Sequence[Event]) -> list[Position | None]:
-    """Find events in the log; those that are not there, or handled already, have no position."""
+async def positions(
+    store: Store, events: Sequence[Event], partition: int = -1, after: Position | None = None
+) -> list[Position | None]:
+    """Find events in the log; those that are not there, or handled already, have no position.
+
+    Args:
+        store: whose log.
+        events: what to look for.
+        partition: of one partition it is known that they stand behind `after`.
+        after: a position in that partition's log.
+    """
     wanted = {(event.source, event.id) for event in events}
     found: dict[tuple[str, str], Position] = {}
-    for partition in {partition_of(event.subject, store.partitions) for event in events}:
-        async for entry in read_all(store, partition):
+    for number in {partition_of(event.subject, store.partitions) for event in events}:
+        async for entry in read_all(store, number, after if number == partition else None):
             if (key := (entry.event.source, entry.event.id)) in wanted:
                 found[key] = entry.position
+                if len(found) == len(wanted):
+                    break
     return [found.get((event.source, event.id)) for event in events]
 
 
-async def read_all(store: Store, partition: int) -> AsyncIterator[LogEntry]:
-    """Go through all pending events of a partition, oldest first."""
-    entries = await store.read(partition, None, _READ_BATCH)
+async def read_all(store: Store, partition: int, after: Position | None = None) -> AsyncIterator[LogEntry]:
+    """Go through all pending events of a partition, oldest first; or those that stand behind a position."""
+    entries = await store.read(partition, after, _READ_BATCH)
     while entries:
         for entry in entries:
             yield entry

@@ -6,19 +6,32 @@ whoever has one open on the store lets it know what has changed.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from datetime import datetime
+from typing import Final
 from uuid import uuid4
 
 import msgspec
 
 from onwhen.engine.partitions import partition_of
-from onwhen.engine.resend import a_few_times, commit_surely
+from onwhen.engine.resend import a_few_times, commit_surely, pause
 from onwhen.engine.rulebook import Rulebook
 from onwhen.engine.store import Answer, Commit, DeadLetter, Retry, Store, SubjectRecord, SubjectWrite, key_of
-from onwhen.errors import MigrationError, PropertyError
+from onwhen.errors import MigrationError, PropertyError, StoreConflict
 
-__all__ = ["Migrated", "again", "dead_letters", "given_up", "migrate_subjects", "parked", "resumed", "skip"]
+__all__ = [
+    "Migrated",
+    "again",
+    "commit_whatever_version",
+    "dead_letters",
+    "given_up",
+    "migrate_subjects",
+    "parked",
+    "resumed",
+    "skip",
+]
+
+_MAX_TRIES: Final = 100  # each failed one means that somebody else has committed
 
 
 async def dead_letters(
@@ -78,31 +91,62 @@ def given_up(retry: Retry, now: datetime) -> DeadLetter:
     )
 
 
-async def skip(store: Store, subject: str, now: datetime) -> list[DeadLetter]:
-    """Give up what is parked of a subject.
+async def skip(store: Store, waiting: Iterable[Retry], now: datetime) -> list[DeadLetter]:
+    """Give up what is parked.
+
+    Args:
+        store: where it is parked.
+        waiting: what is given up; what is not there any more is left out.
+        now: when that is.
 
     Returns:
         The dead letters that it is now.
 
     Raises:
+        StoreConflict: others write the subject all the time.
         StoreError: the store does not answer.
     """
+
+    async def send(commit: Commit) -> Answer:
+        return (await commit_surely(store, commit, a_few_times))[0].answer
+
     letters = []
-    for retry in [retry async for retry in parked(store, subject)]:
-        letter = given_up(retry, now)
-        answer = Answer.CONFLICT
-        while answer is Answer.CONFLICT:
-            commit = Commit(
-                partition=partition_of(subject, store.partitions),
-                subject=subject,
-                version=(await store.load(subject)).version,
-                retried=retry.key,
-                dead=[letter],
-            )
-            answer = (await commit_surely(store, commit, a_few_times))[0].answer
-        if answer is Answer.OK:
+    for retry in waiting:
+        commit = Commit(
+            partition=partition_of(retry.subject, store.partitions),
+            subject=retry.subject,
+            retried=retry.key,
+            dead=[letter := given_up(retry, now)],
+        )
+        if await commit_whatever_version(store, commit, send):
             letters.append(letter)
     return letters
+
+
+async def commit_whatever_version(store: Store, commit: Commit, send: Callable[[Commit], Awaitable[Answer]]) -> bool:
+    """Commit what does not depend on the state of its subject, for which a commit has to name the version.
+
+    Args:
+        store: where to.
+        commit: what is stored; its version is filled in.
+        send: sends it, and finds out what it has come to.
+
+    Returns:
+        Whether it was stored; if not, what it takes away was not there any more.
+
+    Raises:
+        StoreConflict: others write the subject all the time, or it is theirs.
+        StoreError: the store does not answer.
+    """
+    for _ in range(_MAX_TRIES):
+        version = (await store.load(commit.subject)).version
+        answer = await send(msgspec.structs.replace(commit, version=version))
+        if answer is Answer.FENCED:
+            raise StoreConflict(f"{commit.subject} is looked after by another process; ask that one")
+        if answer is not Answer.CONFLICT:
+            return answer is Answer.OK
+        await pause(1)
+    raise StoreConflict(f"{commit.subject} moved on {_MAX_TRIES} times while it was written; try again later")
 
 
 class Migrated(msgspec.Struct, frozen=True, kw_only=True):

@@ -78,6 +78,7 @@ class Work(msgspec.Struct, eq=False):
         starts: how often its handling has begun, this time included, to be noted before it does (a count); None if
             that need not be known.
         again: it was accepted before, so that it may be known already.
+        rank: its order, if it has no position.
     """
 
     event: Event
@@ -93,11 +94,12 @@ class Work(msgspec.Struct, eq=False):
     accepted: asyncio.Future[None] | None = None
     starts: int | None = None
     again: bool = False
+    rank: float = math.inf
 
     @property
     def order(self) -> float:
-        """Where it stands among all work, if only one piece is done at a time: retries come last."""
-        return self.position if self.position is not None else math.inf
+        """Where it stands among all work, if only one piece is done at a time."""
+        return self.position if self.position is not None else self.rank
 
     def child(self, event: Event, position: Position | None) -> Work:
         """Return the work on a message that this work has sent; whoever waits for this waits for that as well."""

@@ -1,5 +1,7 @@
 """Dead letters: what is set aside, listed, replayed and discarded."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -18,8 +20,9 @@ from onwhen import (
     changed,
     create_memory_storage,
 )
-from onwhen.engine.store import DeadLetter
-from onwhen.errors import SubjectStateError, UnknownDeadLetter
+from onwhen.engine.store import Commit, CommitResult, DeadLetter, Retry
+from onwhen.errors import StoreError, SubjectStateError, UnknownDeadLetter
+from tests.engine.stores import Flaky
 
 
 class Desk:
@@ -276,3 +279,92 @@ async def test_a_replay_of_a_rule_that_parks_by_now() -> None:
     assert receipt.runs[0].parked
     assert (await parking.emit("later", "a")).status == "waiting"
     assert await desk.letters() == []
+
+
+@pytest.mark.usefixtures("no_pauses")
+@pytest.mark.parametrize(
+    ("fails", "is_run"), [(["before"] * 3, False), (["after", "before"], True)], ids=["not stored", "stored"]
+)
+async def test_a_letter_that_is_discarded_while_its_replay_has_no_answer(fails: list[str], is_run: bool) -> None:
+    """Either it is replayed or it is discarded, and never both: whoever comes second hears that there is none."""
+
+    class Unlucky(Flaky):
+        async def commit(self, commit: Commit) -> CommitResult:
+            try:
+                return await super().commit(commit)
+            except StoreError:
+                if commit.revived and not discarded:
+                    discarded.append(await self.store.discard(commit.revived[0]))
+                raise
+
+    discarded: list[bool] = []
+    store = Unlucky(create_memory_storage())
+    rules, runs = RuleSet("rules"), [0]
+
+    @rules.on("go")
+    def go(ctx: Context) -> None:
+        runs[0] += 1
+        raise LookupError
+
+    async with asyncio.timeout(5), EventBus(rules, store=store) as bus:
+        (letter,) = (await bus.emit("go", "a")).dead
+        store.fails["commit"] = fails
+        if is_run:
+            assert not (await bus.replay(letter.id)).ok
+        else:
+            with pytest.raises(UnknownDeadLetter, match="discarded meanwhile"):
+                await bus.replay(letter.id)
+        assert discarded == [not is_run]
+        assert runs == [2 if is_run else 1]
+        assert len([letter async for letter in bus.dead_letters()]) == is_run
+
+
+async def test_all_are_replayed_by_two_at_once() -> None:
+    """Each run is another attempt, and no attempt is made twice."""
+    rules, attempts = RuleSet("rules"), list[int]()
+
+    @rules.on("go")
+    async def go(ctx: Context) -> None:
+        attempts.append(ctx.attempt)
+        await asyncio.sleep(0)
+        raise LookupError
+
+    async with asyncio.timeout(5), EventBus(rules, store=Flaky(create_memory_storage())) as bus:
+        await bus.emit("go", "a")
+        await asyncio.gather(bus.replay_all(), bus.replay_all())
+        assert attempts == [1, 2, 3]
+        assert [letter.attempts async for letter in bus.dead_letters()] == [3]
+
+
+async def test_all_are_replayed_by_two_at_once_and_succeed() -> None:
+    """A letter that the other one has replayed is left out."""
+    three = Three()
+    await three.fill()
+    three.fails = False
+    first, second = await asyncio.gather(three.bus.replay_all(), three.bus.replay_all())
+    assert len(first) + len(second) == len(three.runs) == 8
+
+
+async def test_a_replay_does_not_look_at_retries() -> None:
+    """A store may hold very many, and they have nothing to do with it."""
+
+    class Counting(Flaky):
+        lists = 0
+
+        def retries(self, partition: int) -> AsyncIterator[Retry]:
+            self.lists += 1
+            return super().retries(partition)
+
+    rules, store = RuleSet("rules"), Counting(create_memory_storage())
+
+    @rules.on("go")
+    def go(ctx: Context) -> None:
+        raise LookupError
+
+    async with asyncio.timeout(5), EventBus(rules, store=store) as bus:
+        (letter,) = (await bus.emit("go", "a")).dead
+        lists = store.lists
+        await bus.replay(letter.id)
+        await bus.replay_all()
+        await bus.idle()
+        assert store.lists == lists

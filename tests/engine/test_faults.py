@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onwhen import Context, Event, EventBus, RetryPolicy, RuleSet, VirtualClock, create_memory_storage
+from onwhen.engine import resend
 from onwhen.engine.store import Commit, CommitResult, SubjectRecord
 from onwhen.errors import StoreError
 from tests.engine.stores import Flaky
@@ -345,3 +346,57 @@ async def test_a_store_that_is_down_is_told_of_once() -> None:
         store.fails["commit"] = ["before"] * 12
         await bus.emit("grow", "a", {"depth": 0})
         assert len(told) == 2
+
+
+# -- calls that are under way, and whoever waits for them is cancelled
+
+
+class Silent(Flaky):
+    """A store that does not answer to an append."""
+
+    async def append(self, *arguments: Any) -> Any:
+        await asyncio.get_running_loop().create_future()
+
+
+def test_a_program_ends_though_a_store_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that is under way is not cancelled, but not waited for without end either."""
+    monkeypatch.setattr(resend, "_PATIENCE", 0.05)
+
+    async def main() -> None:
+        bus = EventBus(tree(), store=Silent(create_memory_storage()))
+        emitting = asyncio.create_task(bus.emit("grow", "a", {"depth": 0}))
+        await asyncio.wait([emitting], timeout=0.01)
+        assert not emitting.done()
+
+    asyncio.run(asyncio.wait_for(main(), 5))
+
+
+async def test_whatever_a_call_waits_for_it_is_awaited_to_its_end() -> None:
+    """Futures, tasks, time, or nothing; with what they return and raise, and as often as it is cancelled."""
+    done: list[str] = []
+
+    async def call() -> str:
+        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        assert await asyncio.create_task(asyncio.sleep(0, "task")) == "task"
+        assert await asyncio.gather(asyncio.sleep(0.01, 1), asyncio.sleep(0, 2)) == [1, 2]
+        with pytest.raises(LookupError):
+            await asyncio.create_task(fail())
+        done.append("done")
+        return "answer"
+
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise LookupError
+
+    async def ask() -> tuple[str, int]:
+        asked = resend.Undisturbed(call())
+        return await asked, asked.cancels
+
+    for cancels in (0, 1, 5):
+        task = asyncio.create_task(ask())
+        for _ in range(cancels):
+            await asyncio.sleep(0)
+            task.cancel()
+        assert await task == ("answer", cancels)
+    assert done == ["done"] * 3

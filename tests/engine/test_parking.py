@@ -1,6 +1,7 @@
 """Parking: a subject waits where a rule has failed for good, until somebody resumes it or skips what failed."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -17,8 +18,8 @@ from onwhen import (
     create_memory_storage,
     migrate,
 )
-from onwhen.engine.store import Commit, CommitResult, Retry, Store
-from onwhen.errors import MigrationError, StoreError, SubjectStateError
+from onwhen.engine.store import Answer, Commit, CommitResult, Retry, Store
+from onwhen.errors import MigrationError, StoreConflict, StoreError, SubjectStateError
 from tests.engine.buses import until, value
 from tests.engine.stores import Flaky, Late, kill, process
 
@@ -660,3 +661,178 @@ async def test_a_resume_whose_answers_are_late_keeps_the_order() -> None:
         await asyncio.gather(resuming, emitting)
         await desk.bus.idle()
         assert await desk.order() == ["one", 1]
+
+
+# -- turns that park while somebody looks after what is parked
+
+
+class Slow(Flaky):
+    """A store that can be stopped while it lists retries: it has looked, and has not told yet."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.lists = 0
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+
+    async def retries(self, partition: int) -> AsyncIterator[Retry]:
+        found = [retry async for retry in self.store.retries(partition)]
+        self.lists += 1
+        await self.go_on.wait()
+        for retry in found:
+            yield retry
+
+
+async def test_what_is_parked_during_a_skip_is_not_skipped() -> None:
+    """Only what was parked when the skip began is given up; the rest holds the subject until the next skip."""
+    store = Slow(create_memory_storage())
+    desk = Desk(store)
+    desk.rules.on("go.both", name="third", retry=TWICE)(desk.rule("third"))
+    desk.broken = {"one", "third"}
+    async with asyncio.timeout(5), desk.bus:
+        await desk.bus.emit("go.both", "a")
+        store.go_on.clear()
+        lists = store.lists
+        skipping = asyncio.create_task(desk.bus.skip("a"))
+        await until(lambda: store.lists > lists)
+        advancing = asyncio.create_task(desk.bus.advance(timedelta(seconds=10)))
+        await until(lambda: len(desk.runs) == 4)
+        while (await store.stats()).parked < 2:
+            await asyncio.sleep(0)
+        store.go_on.set()
+        assert [letter.rule for letter in await skipping] == ["desk.one"]
+        await advancing
+        assert [retry.rule for retry in await desk.parked()] == ["desk.third"]
+        assert (await desk.bus.emit("noted", "a", 1)).status == "waiting"
+        assert [letter.rule for letter in await desk.bus.skip("a")] == ["desk.third"]
+        await desk.bus.idle()
+        assert await desk.order() == ["two", 1]
+
+
+@pytest.mark.parametrize("fails", [[], ["after", "before", "before"]], ids=["late", "lost"])
+async def test_a_skip_before_the_turn_that_parks_has_its_answer(fails: list[str]) -> None:
+    """It is parked in the store, and the turn does not know yet: the subject goes on when both are done."""
+    store = Late(create_memory_storage(), commit=fails)
+    desk = Desk(store)
+    async with asyncio.timeout(5), desk.bus:
+        if not fails:
+            store.hold("commit")
+        emitting = asyncio.create_task(desk.bus.emit("go.one", "a"))
+        while not (await store.stats()).parked:
+            await asyncio.sleep(0)
+        assert [letter.rule for letter in await desk.bus.skip("a")] == ["desk.one"]
+        while store.held:
+            store.let_go()
+        assert (await emitting).runs[0].parked
+        await desk.bus.emit("noted", "a", 1)
+        await desk.bus.idle()
+        assert await desk.order() == [1]
+        assert (await desk.bus.emit("noted", "a", 2)).status == "handled"
+
+
+async def test_a_resume_before_the_turn_that_parks_has_its_answer() -> None:
+    """The rule is run once that turn is over, and then what waits."""
+    store = Late(create_memory_storage())
+    desk = Desk(store)
+    async with asyncio.timeout(5), desk.bus:
+        store.hold("commit")
+        emitting = asyncio.create_task(desk.bus.emit("go.one", "a"))
+        while not (await store.stats()).parked:
+            await asyncio.sleep(0)
+        desk.broken.clear()
+        resuming = asyncio.create_task(desk.bus.resume("a"))
+        while (await store.stats()).parked:
+            await asyncio.sleep(0)
+        store.let_go()
+        await emitting
+        assert [receipt.fired for receipt in await resuming] == [("desk.one",)]
+        await desk.bus.emit("noted", "a", 1)
+        await desk.bus.idle()
+        assert await desk.order() == ["one", 1]
+
+
+async def test_a_skip_while_the_bus_opens_leaves_no_hold() -> None:
+    """What is held is read first, and only then may it be given up."""
+    store = Slow(create_memory_storage())
+    desk = Desk(store)
+    async with desk.bus:
+        await desk.bus.emit("go.one", "a")
+    async with asyncio.timeout(5):
+        lists = store.lists
+        store.go_on.clear()
+        starting = asyncio.create_task(desk.bus.start())
+        await until(lambda: store.lists > lists)
+        skipping = asyncio.create_task(desk.bus.skip("a"))
+        await asyncio.sleep(0)
+        store.go_on.set()
+        await asyncio.gather(starting, skipping)
+        assert (await desk.bus.emit("noted", "a", 1)).status == "handled"
+        await desk.bus.close()
+
+
+async def test_nothing_parked_is_looked_for_once() -> None:
+    """A store may hold very many retries; none of them is gone."""
+    store = Slow(create_memory_storage())
+    desk = Desk(store)
+    async with asyncio.timeout(5), desk.bus:
+        lists = store.lists
+        await desk.bus.resume("a")
+        await desk.bus.skip("a")
+        await desk.bus.idle()
+        assert store.lists == lists + 2
+
+
+@pytest.mark.parametrize("verb", ["resume", "skip"])
+async def test_a_subject_that_others_write_all_the_time(verb: str) -> None:
+    """Whoever asks for it has an error in the end, and all is left parked."""
+
+    class Busy(Flaky):
+        is_busy = False
+        conflicts = 0
+
+        async def commit(self, commit: Commit) -> CommitResult:
+            if self.is_busy:
+                self.conflicts += 1
+                assert self.conflicts < 1000
+                return CommitResult(Answer.CONFLICT)
+            return await super().commit(commit)
+
+    store = Busy(create_memory_storage())
+    desk = Desk(store)
+    async with asyncio.timeout(5), desk.bus:
+        await desk.bus.emit("go.one", "a")
+        store.is_busy = True
+        with pytest.raises(StoreConflict, match="try again later"):
+            await getattr(desk.bus, verb)("a")
+        store.is_busy = False
+        assert len(await desk.parked()) == 1
+        desk.broken.clear()
+        await desk.bus.resume("a")
+        assert await desk.order() == ["one"]
+
+
+@pytest.mark.parametrize("verb", ["resume", "skip"])
+async def test_a_subject_of_another_process(verb: str) -> None:
+    """The error says so at once."""
+
+    class Fenced(Flaky):
+        is_fenced = False
+        asked = 0
+
+        async def commit(self, commit: Commit) -> CommitResult:
+            if self.is_fenced:
+                self.asked += 1
+                assert self.asked < 10
+                return CommitResult(Answer.FENCED)
+            return await super().commit(commit)
+
+    store = Fenced(create_memory_storage())
+    desk = Desk(store)
+    async with asyncio.timeout(5), desk.bus:
+        await desk.bus.emit("go.one", "a")
+        store.is_fenced = True
+        with pytest.raises(StoreConflict, match="another process"):
+            await getattr(desk.bus, verb)("a")
+        assert store.asked == 1
+        store.is_fenced = False
+        assert len(await desk.parked()) == 1
