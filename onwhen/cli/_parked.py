@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Final
 
+from onwhen.cli._fitting import Meant
 from onwhen.cli._forms import ago, cut, error_text, rfc3339, seconds_text
 from onwhen.cli._listing import Column, Output, say, show_rows
 from onwhen.cli._opening import reading, writing
 from onwhen.cli._options import UsageError
-from onwhen.cli._running import rules_on, say_what_came
+from onwhen.cli._running import rules_on
 from onwhen.cli._streams import merged
 from onwhen.engine.clock import SystemClock
 from onwhen.engine.store import Retry, Store
@@ -83,18 +84,34 @@ async def _chosen(store: Store, subjects: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(subjects) or parked)
 
 
-async def resume_parked(url: str | None, app: str, subjects: Sequence[str], all: bool) -> int:
+async def resume_parked(url: str | None, app: str, subjects: Sequence[str], all: bool, force: bool = False) -> int:
     """Run what subjects are parked at once more, one subject after the other, and tell what came of each.
+
+    Args:
+        url: where the store is; None for where the setting says.
+        app: APP.
+        subjects: which ones.
+        all: every one that is parked before anything is run.
+        force: go on even if APP has no rule for some of what would be handled.
 
     Returns:
         The exit code: 1 if something failed again.
     """
     _check(subjects, all)
     done = failed = 0
-    async with rules_on(url, app) as bus:
-        for subject in await _chosen(bus.store, subjects):
-            for receipt in await bus.resume(subject):
-                say_what_came(f"{receipt.event.type} to {cut(subject, _SUBJECT)}", receipt)
+
+    async def choose(store: Store) -> list[Meant]:
+        chosen = await _chosen(store, subjects)
+        found: dict[str, list[Meant]] = {subject: [] for subject in chosen}
+        async for retry in _parked(store):
+            if retry.subject in found:
+                found[retry.subject].append(Meant.of(retry))
+        return [meant for subject in chosen for meant in found[subject]]
+
+    async with rules_on(url, app, choose, force=force) as running:
+        for subject in dict.fromkeys(meant.subject for meant in running.meant):
+            for receipt in await running.bus.resume(subject):
+                running.say_what_came(f"{receipt.event.type} to {cut(subject, _SUBJECT)}", receipt)
                 done, failed = done + 1, failed + (not receipt.ok)
     say(f"{done:,} resumed; {failed:,} of them with failures." if failed else f"{done:,} resumed.")
     return 1 if failed else 0
@@ -104,9 +121,9 @@ async def skip_parked(url: str | None, subjects: Sequence[str], all: bool) -> No
     """Make dead letters of what subjects are parked at, without any rules."""
     _check(subjects, all)
     async with writing(url) as store:
-        chosen = await _chosen(store, subjects)
-        now = SystemClock().now()
-        letters = [letter for subject in chosen for letter in await skip(store, subject, now)]
+        chosen = set(await _chosen(store, subjects))
+        waiting = [retry async for retry in _parked(store) if retry.subject in chosen]
+        letters = await skip(store, waiting, SystemClock().now())
     where = {0: "", 1: "; 'onwhen deadletters list' shows it"}.get(
         len(letters), "; 'onwhen deadletters list' shows them"
     )

@@ -123,9 +123,9 @@ class Suspects:
         """
         if starts > _MAX_STARTS:
             return PoisonEvent(
-                f"{work.event.type} to {work.event.subject}: its handling has begun {starts - 1} times, and each time "
-                f"the process ended before it was done; see what its rules do (memory, native code, a signal), mend "
-                f"that, and replay this dead letter"
+                f"{work.event.type} to {work.event.subject}: {starts - 1} times in a row the process ended while this "
+                f"was being handled, or about to be; see what its rules do (memory, native code, a signal), mend that, "
+                f"and replay this dead letter"
             )
         which = work.retry.key if work.retry is not None else work.position
         assert which is not None

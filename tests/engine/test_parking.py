@@ -762,9 +762,12 @@ async def test_a_skip_while_the_bus_opens_leaves_no_hold() -> None:
         store.go_on.clear()
         starting = asyncio.create_task(desk.bus.start())
         await until(lambda: store.lists > lists)
-        skipping = asyncio.create_task(desk.bus.skip("a"))
-        await asyncio.sleep(0)
+        read, store.go_on = store.go_on, asyncio.Event()
         store.go_on.set()
+        skipping = asyncio.create_task(desk.bus.skip("a"))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        read.set()
         await asyncio.gather(starting, skipping)
         assert (await desk.bus.emit("noted", "a", 1)).status == "handled"
         await desk.bus.close()

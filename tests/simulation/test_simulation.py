@@ -54,10 +54,13 @@ def test_another_seed_is_another_world() -> None:
 def test_everything_happens() -> None:
     """All that may go wrong does in some world, and so does all that can be asked for: nothing is passed over."""
     seen: Counter[str] = Counter()
-    for seed in range(120):
+    missing: list[str] = []
+    for seed in range(400):  # what is rare comes late
         for record in simulate(seed).history.records:
             seen.update(_what_happens(record))
-    missing = [what for what in _EVERYTHING if not seen[what]]
+        missing = [what for what in _EVERYTHING if not seen[what]]
+        if not missing:
+            break
     assert not missing, seen
 
 
