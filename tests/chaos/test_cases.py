@@ -257,7 +257,7 @@ def test_an_event_that_kills_its_process_is_dead_after_three_starts(
     assert deaths == 4
     seen, (letter,), stats = content(path)
     assert (letter.event.type, letter.failure.type) == ("kill", "onwhen.errors.PoisonEvent")
-    assert "has begun 3 times" in letter.failure.message
+    assert "was to begin again 3 times" in letter.failure.message
     assert (stats.pending, stats.retries, stats.timers) == (0, 0, 0)
     ids = [id for subject in ("s0", "s1", "s2") for id in seen[subject]]
     assert sorted(ids) == sorted(f"{when}{number}" for when in "ab" for number in range(10))

@@ -106,7 +106,7 @@ def test_what_kills_the_process_each_time_becomes_a_dead_letter() -> None:
     (letter,) = world.letters
     assert (letter.subject, letter.rule, letter.event.data, letter.attempts) == ("a", "", "deadly", 1)
     assert letter.failure.type == "onwhen.errors.PoisonEvent"
-    assert "begun 3 times" in letter.failure.message
+    assert "was to begin again 3 times" in letter.failure.message
     assert world.done("a") == [0, 1]
     assert sum(begun.count("deadly") for begun in world.begun) == 4  # the first one was not noted
 
