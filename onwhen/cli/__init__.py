@@ -14,6 +14,14 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command line on `sys.argv`, and end the process with its exit code."""
     try:
+        code = _run()
+    except KeyboardInterrupt:  # while it was being imported; from then on `run` sees to it
+        code = 130
+    sys.exit(code)
+
+
+def _run() -> int:
+    try:
         import cyclopts  # noqa: F401
         import rich  # noqa: F401
     except ModuleNotFoundError as missing:
@@ -23,7 +31,7 @@ def main() -> None:
             f"onwhen: the command line needs {missing.name}, which is not installed; run: pip install 'onwhen[cli]'",
             file=sys.stderr,
         )
-        sys.exit(2)
+        return 2
     from onwhen.cli._main import run
 
-    sys.exit(run(sys.argv[1:]))
+    return run(sys.argv[1:])

@@ -21,9 +21,11 @@ from onwhen.engine.partitions import partition_of
 from onwhen.engine.store import Store
 from onwhen.errors import OnwhenError
 
-__all__ = ["Bookmarks", "InputChanged", "Place", "Progress"]
+__all__ = ["Bookmarks", "InputChanged", "Place", "Progress", "event_time"]
 
 _SIZE: Final = 16  # bytes of a digest
+_LATEST: Final = "replay in event time"
+_BEGINNING: Final = datetime.min.replace(tzinfo=UTC)
 
 
 class InputChanged(OnwhenError):
@@ -51,6 +53,46 @@ class _Moment(msgspec.Struct, frozen=True, kw_only=True):
 
     clock: datetime
     endless: str = ""
+
+
+class _Latest(msgspec.Struct, frozen=True, kw_only=True):
+    """Which replay has filled a store last in the events' own time.
+
+    Attributes:
+        name: name of its bookmarks.
+        sources: how many there are (a count).
+        clock: how far those before had come.
+    """
+
+    name: str
+    sources: int
+    clock: datetime
+
+
+async def event_time(store: Store) -> datetime | None:
+    """Return the moment that a store has come to in its events' own time; None if no such replay has filled it."""
+    value = await store.bookmark(0, _LATEST)
+    if value is None:
+        return None
+    latest = msgspec.json.decode(value, type=_Latest)
+    marks, moment = await _read(store, latest.name, latest.sources)
+    moments = [latest.clock, *(mark.clock for of_one in marks for mark in of_one.values())]
+    return max(moments if moment is None else [*moments, moment.clock])
+
+
+async def _read(store: Store, name: str, sources: int) -> tuple[list[dict[int, _Mark]], _Moment | None]:
+    """Return the marks of each source by partition, and the moment that was noted."""
+    found: list[dict[int, _Mark]] = [{} for _ in range(sources)]
+    for partition in range(store.partitions):
+        for number, marks in enumerate(found):
+            if (value := await store.bookmark(partition, _of(name, number))) is not None:
+                marks[partition] = msgspec.json.decode(value, type=_Mark)
+    value = await store.bookmark(0, name)
+    return found, None if value is None else msgspec.json.decode(value, type=_Moment)
+
+
+def _of(name: str, number: int) -> str:
+    return f"{name} {number}"
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -83,6 +125,7 @@ class Bookmarks:
         of = json.dumps([time, *(source.name for source in sources)])
         self._name = f"replay {blake2b(of.encode(errors='backslashreplace'), digest_size=_SIZE).hexdigest()}"
         self._sources = len(sources)
+        self._in_event_time = time == "event"
         self._marks: list[dict[int, _Mark]] = []
         self._inner = store
         self.store: Store = _Resuming(store, self)
@@ -94,19 +137,24 @@ class Bookmarks:
         Has to be done before anything that is pending is handled. What a retry has let go on, for example, was
         accepted long before the moment at which it is handled.
         """
-        store, moments = self._inner, [datetime.min.replace(tzinfo=UTC)]
-        self._marks = [{} for _ in range(self._sources)]
-        for partition in range(store.partitions):
-            for number, marks in enumerate(self._marks):
-                if (value := await store.bookmark(partition, self._of(number))) is not None:
-                    marks[partition] = mark = msgspec.json.decode(value, type=_Mark)
-                    moments.append(mark.clock)
-        if (value := await store.bookmark(0, self._name)) is not None:
-            moment = msgspec.json.decode(value, type=_Moment)
+        self._marks, moment = await _read(self._inner, self._name, self._sources)
+        moments = [_BEGINNING, *(mark.clock for marks in self._marks for mark in marks.values())]
+        if moment is not None:
             self.endless = moment.endless
             moments.append(moment.clock)
         if isinstance(clock, VirtualClock):
             clock.move_to(max(moments))
+        if self._in_event_time:
+            await self._be_the_latest()
+
+    async def _be_the_latest(self) -> None:
+        """Note that the store is in the time of these events, for commands that know nothing of this replay."""
+        value = await self._inner.bookmark(0, _LATEST)
+        if value is not None and msgspec.json.decode(value, type=_Latest).name == self._name:
+            return
+        before = await event_time(self._inner) or _BEGINNING
+        latest = _Latest(name=self._name, sources=self._sources, clock=before)
+        await self._inner.append(0, (), {_LATEST: msgspec.json.encode(latest).decode()})
 
     def progress(self, number: int, source: Source) -> Progress:
         """Return how far a source was read before, to be told of each of its lines.
@@ -115,7 +163,7 @@ class Bookmarks:
             number: which of the sources it is, from 0.
             source: the source.
         """
-        return Progress(self._of(number), source.name, self._marks[number], self._inner.partitions)
+        return Progress(_of(self._name, number), source.name, self._marks[number], self._inner.partitions)
 
     async def at(self, moment: datetime) -> None:
         """Note that what waits for a moment is about to be done; only if it cannot be told from the log.
@@ -137,9 +185,6 @@ class Bookmarks:
             if await anext(self._inner.retries(partition), None) is not None:
                 return True
         return False
-
-    def _of(self, number: int) -> str:
-        return f"{self._name} {number}"
 
 
 class Progress:

@@ -68,12 +68,17 @@ def json_of(texts: Mapping[str, bytes]) -> dict[str, msgspec.Raw]:
     return {name: msgspec.Raw(text) for name, text in texts.items()}
 
 
-def json_line(value: Any) -> str:
-    """Write a value as JSON on one line; what is not printable is escaped, so it is harmless to a terminal as well."""
+def json_line(value: Any, *, ascii: bool = False) -> str:
+    """Write a value as JSON on one line; what is not printable is escaped, so it is harmless to a terminal as well.
+
+    Args:
+        value: what is written.
+        ascii: escape all that is not ASCII too.
+    """
     text = values.encode(value).decode()
-    if text.isprintable():
+    if text.isprintable() and (text.isascii() or not ascii):
         return text
-    return "".join(sign if sign.isprintable() else _escaped(sign) for sign in text)
+    return "".join(sign if (sign < "\x7f" if ascii else sign.isprintable()) else _escaped(sign) for sign in text)
 
 
 def _escaped(sign: str) -> str:

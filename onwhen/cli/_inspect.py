@@ -7,10 +7,11 @@ by `onwhen.cli._letters`.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
+from pathlib import Path
 from typing import Any, Final
 
 from onwhen.cli._forms import ago, error_text, json_line, json_of, rfc3339, seconds_text, shortly
-from onwhen.cli._listing import Column, Output, show_facts, show_rows
+from onwhen.cli._listing import Column, Output, show_facts, show_json, show_rows
 from onwhen.cli._opening import file_of, reading
 from onwhen.cli._options import UsageError
 from onwhen.cli._streams import merged
@@ -48,9 +49,9 @@ async def get_subject(url: str | None, name: str, output: Output) -> None:
     async with reading(url) as store:
         record = await store.load(name)
         if record.version is None:
-            raise UsageError(f"there is no subject {name}; 'onwhen subjects list' shows those that are stored")
+            raise UsageError(f"there is no subject {name!r}; 'onwhen subjects list' shows those that are stored")
     if output.as_json:
-        print(json_line(_subject_facts(record)))
+        show_json(_subject_facts(record))
         return
     facts = [("subject", record.name), ("schema", str(record.schema)), ("version", str(record.version))]
     facts += [(f"property {name}", value.decode()) for name, value in record.properties.items()]
@@ -88,7 +89,7 @@ async def show_history(url: str | None, name: str, output: Output) -> None:
         entries = aiter(store.history(name))
         first = await anext(entries, None)
         if first is None and (await store.load(name)).version is None:
-            raise UsageError(f"there is no subject {name}, nor any history of one")
+            raise UsageError(f"there is no subject {name!r}, nor any history of one")
         await show_rows(_with(first, entries), columns, _history_facts, output, none)
 
 
@@ -255,7 +256,7 @@ async def show_stats(url: str | None, output: Output) -> None:
     async with reading(url) as store:
         stats = await store.stats()
         path, partitions = file_of(store), store.partitions
-    size = sum(part.stat().st_size for part in (path, path.with_name(f"{path.name}-wal")) if part.exists())
+    size, wal = _size(path), _size(path.with_name(f"{path.name}-wal"))
     oldest = None if stats.oldest is None else ago(stats.oldest, now)
     if output.as_json:
         facts = {
@@ -270,8 +271,9 @@ async def show_stats(url: str | None, output: Output) -> None:
             "partitions": partitions,
             "file": str(path),
             "file_bytes": size,
+            "wal_bytes": wal,
         }
-        print(json_line(facts))
+        show_json(facts)
         return
     show_facts(
         [
@@ -285,5 +287,14 @@ async def show_stats(url: str | None, output: Output) -> None:
             ("partitions", f"{partitions:,}"),
             ("file", str(path)),
             ("size", f"{size:,} bytes"),
+            ("size of -wal", f"{wal:,} bytes"),
         ]
     )
+
+
+def _size(path: Path) -> int:
+    """Return the size of a file (bytes), 0 if it is not there."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

@@ -12,6 +12,7 @@ from cyclopts import App, Parameter
 from onwhen.cli._usage import (
     AppName,
     Flag,
+    Force,
     Ids,
     JsonLines,
     JsonObject,
@@ -88,13 +89,15 @@ def replay(
     subject: Filter = None,
     type: Filter = None,
     all: Flag = False,
+    force: Force = False,
     store: StoreUrl = None,
 ) -> int:
     """Run what failed once more: only the one rule on its event, or the whole event if that was refused.
 
-    Opens the store with your rules, as your program does: whatever else is pending there is handled as well,
-    before the command ends. So no other program may have the store open. The exit code is 0 if all went through, 1 if
-    something failed again.
+    Opens the store with your rules, as your program does: whatever else is pending there is handled as well, and timers
+    and retries that are due fire, before the command ends. So no other program may have the store open, and APP has
+    to have rules for all of that. A store that 'onwhen replay --time event' has filled stays at the moment that this
+    had come to. The exit code is 0 if all went through, 1 if something failed again.
 
     Parameters
     ----------
@@ -110,7 +113,7 @@ def replay(
     from onwhen.cli import _letters
 
     chosen = _letters.Selection(ids=ids, rule=rule, subject=subject, type=type, all=all)
-    return run_async(_letters.replay_letters(store, app, chosen))
+    return run_async(_letters.replay_letters(store, app, chosen, force))
 
 
 @deadletters.command(usage=usage("deadletters discard [OPTIONS] [ID...]"))
@@ -154,12 +157,15 @@ def list_parked(*, store: StoreUrl = None, json: JsonLines = False, limit: Limit
 
 @parked.command(usage=usage("parked resume [OPTIONS] APP [SUBJECT...]"))
 @flowing
-def resume(app: AppName, /, *subjects: Subjects, all: Flag = False, store: StoreUrl = None) -> int:
+def resume(
+    app: AppName, /, *subjects: Subjects, all: Flag = False, force: Force = False, store: StoreUrl = None
+) -> int:
     """Run what subjects are parked at once more; if it goes through, their later events follow.
 
-    Opens the store with your rules, as your program does: whatever else is pending there is handled as well,
-    before the command ends. So no other program may have the store open. The exit code is 0 if all went through, 1 if
-    something failed again.
+    Opens the store with your rules, as your program does: whatever else is pending there is handled as well, and timers
+    and retries that are due fire, before the command ends. So no other program may have the store open, and APP has
+    to have rules for all of that. A store that 'onwhen replay --time event' has filled stays at the moment that this
+    had come to. The exit code is 0 if all went through, 1 if something failed again.
 
     Parameters
     ----------
@@ -168,7 +174,7 @@ def resume(app: AppName, /, *subjects: Subjects, all: Flag = False, store: Store
     """
     from onwhen.cli import _parked
 
-    return run_async(_parked.resume_parked(store, app, subjects, all))
+    return run_async(_parked.resume_parked(store, app, subjects, all, force))
 
 
 @parked.command(usage=usage("parked skip [OPTIONS] [SUBJECT...]"))

@@ -11,12 +11,14 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from onwhen.cli._fitting import Meant
 from onwhen.cli._forms import ago, cut, error_text, json_line, rfc3339, seconds_text
-from onwhen.cli._listing import Column, Output, say, show_facts, show_rows, show_text
+from onwhen.cli._listing import Column, Output, say, show_facts, show_json, show_rows, show_text
 from onwhen.cli._opening import reading, writing
 from onwhen.cli._options import UsageError
-from onwhen.cli._running import rules_on, say_what_came
+from onwhen.cli._running import rules_on
 from onwhen.cli._streams import batches
+from onwhen.cli._terminal import is_utf8
 from onwhen.engine.cascades import TRAIL
 from onwhen.engine.clock import SystemClock
 from onwhen.engine.store import DeadLetter, Store
@@ -137,7 +139,7 @@ async def show_letter(url: str | None, id: str, output: Output) -> None:
     async with reading(url) as store:
         [letter] = await find_letters(store, [id])
     if output.as_json:
-        print(json_line(_facts(letter)))
+        show_json(_facts(letter))
         return
     event = letter.event
     facts = [
@@ -161,7 +163,7 @@ async def show_letter(url: str | None, id: str, output: Output) -> None:
     if trail:
         facts.append(("trail", " -> ".join(trail)))
     show_facts(facts)
-    show_text("Event", json_line(event.to_dict()))
+    show_text("Event", json_line(event.to_dict(), ascii=not is_utf8()))
     if letter.failure.traceback:
         show_text("Traceback", letter.failure.traceback)
 
@@ -198,22 +200,31 @@ def _facts(letter: DeadLetter) -> dict[str, Any]:
 # -- doing something about them
 
 
-async def replay_letters(url: str | None, app: str, selection: Selection) -> int:
+async def replay_letters(url: str | None, app: str, selection: Selection, force: bool = False) -> int:
     """Run what failed once more, one after the other, and tell what came of each.
+
+    Args:
+        url: where the store is; None for where the setting says.
+        app: APP.
+        selection: which dead letters are meant, of those that are there before anything is run.
+        force: go on even if APP has no rule for some of what would be handled.
 
     Returns:
         The exit code: 1 if something failed again.
     """
     selection.check()
     done = failed = 0
-    async with rules_on(url, app) as bus:
-        letters = [(letter.id, letter.rule, letter.subject) async for letter in selection.found_in(bus.store)]
-        for id, rule, subject in letters:
+
+    async def choose(store: Store) -> list[Meant]:
+        return [Meant.of(letter) async for letter in selection.found_in(store)]
+
+    async with rules_on(url, app, choose, force=force) as running:
+        for id, rule, subject, _ in running.meant:
             try:
-                receipt = await bus.replay(id)
+                receipt = await running.bus.replay(id)
             except UnknownDeadLetter:  # a rule of this very bus, or whoever it called, was faster
                 continue
-            say_what_came(f"{id[:_ID]} {rule or '(whole event)'} on {cut(subject, _SUBJECT)}", receipt)
+            running.say_what_came(f"{id[:_ID]} {rule or '(whole event)'} on {cut(subject, _SUBJECT)}", receipt)
             done, failed = done + 1, failed + (not receipt.ok)
     if not done:
         say("There was nothing to replay.")

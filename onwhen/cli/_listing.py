@@ -13,14 +13,16 @@ from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from onwhen.cli._forms import clean, cut, json_line
 from onwhen.cli._options import UsageError
+from onwhen.cli._terminal import is_utf8
 
-__all__ = ["Column", "Output", "say", "show_facts", "show_rows", "show_text"]
+__all__ = ["Column", "Output", "say", "show_facts", "show_json", "show_rows", "show_text"]
 
 T = TypeVar("T")
 
 _SCREEN: Final = 100  # rows that a terminal is shown unless it asks for more (a count)
 _PAGE: Final = 200  # rows that are laid out together (a count)
 _CELL: Final = 200  # characters of a cell that a terminal is shown (a count)
+_NARROWEST: Final = 10  # characters of a column that can be broken into lines, if it has so many (a count)
 _WIDEST: Final = 60  # characters that aligned text leaves for a column (a count); more goes over its edge
 
 
@@ -99,7 +101,7 @@ async def show_rows(
                 break
             count += 1
             if output.as_json:
-                print(json_line(facts(row)))
+                show_json(facts(row))
             else:
                 page.add([_cell(column, row) for column in columns])
     finally:
@@ -108,6 +110,11 @@ async def show_rows(
     page.end()
     if not count and none and not output.as_json:
         say(none)
+
+
+def show_json(value: Any) -> None:
+    """Show a value as JSON, on one line; if not all of it can be shown as it is, in ASCII."""
+    print(json_line(value, ascii=not is_utf8()))
 
 
 def show_facts(facts: Sequence[tuple[str, str]]) -> None:
@@ -199,16 +206,37 @@ class _Tables:
 def _print_table(
     columns: Sequence[tuple[str, bool, bool]], rows: Sequence[Sequence[str]], *, header: bool = True
 ) -> None:
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    console = Console()
     table = Table(show_header=header)
-    for title, number, whole in columns:
-        table.add_column(title, justify="right" if number else "left", overflow="fold", no_wrap=number or whole)
+    least = 1  # what the table needs to show anything of each column: its borders, and then some of each
+    for at, (title, number, whole) in enumerate(columns):
+        width = max(cell_len(title), *(cell_len(clean(row[at])) for row in rows))
+        width = width if number or whole else min(width, _NARROWEST)
+        least += width + 3
+        table.add_column(
+            title, justify="right" if number else "left", overflow="fold", no_wrap=number or whole, min_width=width
+        )
+    if console.width < least:
+        _print_blocks([title for title, _, _ in columns], rows)
+        return
     for row in rows:
         cells = [Text(clean(cell)) for cell in row]
         if not header:
             cells[0].stylize("bold")
         table.add_row(*cells)
-    Console().print(table)
+    console.print(table)
+
+
+def _print_blocks(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print row after row, each cell on a line of its own, which the terminal may break as it likes."""
+    for number, row in enumerate(rows):
+        if number and any(titles):
+            print()
+        names = titles if any(titles) else row[:1]
+        for name, cell in zip(names, row[-len(names) :], strict=True):
+            print(f"{name}: {clean(cell)}".rstrip())

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from onwhen.cli import _letter_commands, _store_commands
+from onwhen.cli._terminal import prepare_streams
 from onwhen.cli._usage import Flag, flowing, usage
 from onwhen.errors import AppNotFound, OnwhenError, StoreError
 
@@ -124,6 +125,8 @@ def run(arguments: Sequence[str]) -> int:
     Returns:
         The exit code.
     """
+    if not prepare_streams():
+        return _FAILED
     try:
         result = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()

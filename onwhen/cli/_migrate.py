@@ -49,7 +49,7 @@ async def migrate_store(url: str | None, app: str, dry_run: bool) -> int:
         Column[Migrated]("declared", lambda found: str(found.declared), number=True),
         Column[Migrated]("error", lambda found: str(found.error), most=_ERROR),
     )
-    async with reading(url) if dry_run else writing(url) as store:
+    async with reading(url) if dry_run else writing(url, ", or look with --dry-run") as store:
         await show_rows(failures(store), columns, lambda found: {}, Output(all=True))
         current = (await store.stats()).subjects - migrated - failed
     would = "would be: " if dry_run else ""

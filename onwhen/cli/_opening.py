@@ -6,18 +6,20 @@ know what is done with the store.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from onwhen.cli._options import UsageError
 from onwhen.engine.clock import SystemClock
 from onwhen.engine.store import Store
-from onwhen.errors import StoreError
+from onwhen.errors import StoreError, StoreInUse
 from onwhen.storage import create_storage
 
-__all__ = ["file_of", "reading", "to_write", "writing"]
+__all__ = ["file_of", "open_to", "reading", "to_write", "writing"]
+
+T = TypeVar("T")
 
 _MEMORY: Final = "memory://"
 
@@ -41,33 +43,38 @@ async def reading(url: str | None) -> AsyncIterator[Store]:
     store = create_storage(_named(url), read_only=True)
     if not file_of(store).exists():  # the store would say how to have one made, which no command does
         raise UsageError(f"{file_of(store)}: there is no such file; look at --store, or the directory you are in")
-    await _open(store)
+    await open_to(store.open(SystemClock()))
     try:
         yield store
     finally:
         await store.close()
 
 
-async def to_write(url: str | None) -> Store:
+def to_write(url: str | None, partitions: int) -> Store:
     """Return a store that is there, to be opened for writing.
 
-    Raises:
-        UsageError, SettingError: as `reading` does.
+    Args:
+        url: where it is; None for where the setting says.
+        partitions: how many it has, as was found by `reading` it.
     """
-    async with reading(url) as store:
-        partitions = store.partitions
     return create_storage(_named(url), partitions=partitions)
 
 
 @asynccontextmanager
-async def writing(url: str | None) -> AsyncIterator[Store]:
+async def writing(url: str | None, or_look: str = "") -> AsyncIterator[Store]:
     """Open a store to change it, without any rules.
+
+    Args:
+        url: where it is; None for where the setting says.
+        or_look: what else can be done while somebody else has it open.
 
     Raises:
         UsageError, SettingError: as `reading` does; also if somebody else has it open for writing.
     """
-    store = await to_write(url)
-    was_closed = await _open(store)
+    async with reading(url) as found:
+        partitions = found.partitions
+    store = to_write(url, partitions)
+    was_closed = await open_to(store.open(SystemClock()), or_look)
     try:
         yield store
     finally:
@@ -87,8 +94,22 @@ def _named(url: str | None) -> str:
     return url
 
 
-async def _open(store: Store) -> bool:
+async def open_to(opening: Awaitable[T], or_look: str = "") -> T:
+    """Wait until something is open, and say what can be done in the command's own words if it cannot be.
+
+    Args:
+        opening: what opens a store.
+        or_look: what else can be done while somebody else has it open.
+
+    Raises:
+        UsageError: it cannot be opened.
+    """
     try:
-        return await store.open(SystemClock())
+        return await opening
+    except StoreInUse as error:
+        who, it_is, _ = str(error).partition("has it open for writing")
+        if not it_is:  # somebody else than a store has locked it
+            raise UsageError(str(error)) from error
+        raise UsageError(f"{who}{it_is}; stop it first{or_look}") from error
     except StoreError as error:
         raise UsageError(str(error)) from error

@@ -14,6 +14,7 @@ from cyclopts import Parameter
 __all__ = [
     "AppName",
     "Flag",
+    "Force",
     "Ids",
     "JsonLines",
     "JsonObject",
@@ -29,12 +30,14 @@ T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _APP = "Where the rules are: module:attribute, or a module; see 'onwhen replay --help'."
+_FORCE = "Go on even if APP has no rule for some of what is pending, which is gone then."
 _LIMIT = "No more than so many. By default 100 on a terminal, and all of them in a pipe."
 _STORE = "Where the store is: sqlite:///FILE. By default what ONWHEN_STORE says."
 _IDS = "Which ones; the beginning of an id is enough if no other one begins like that."
 
 AppName: TypeAlias = Annotated[str, Parameter(name="APP", help=_APP)]
 Flag: TypeAlias = Annotated[bool, Parameter(negative="", show_default=False)]
+Force: TypeAlias = Annotated[bool, Parameter(negative="", show_default=False, help=_FORCE)]
 Ids: TypeAlias = Annotated[str, Parameter(name="ID", help=_IDS)]
 JsonLines: TypeAlias = Annotated[bool, Parameter(negative="", show_default=False, help="One JSON object a line.")]
 JsonObject: TypeAlias = Annotated[bool, Parameter(negative="", show_default=False, help="As one JSON object.")]

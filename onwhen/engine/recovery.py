@@ -123,9 +123,9 @@ class Suspects:
         """
         if starts > _MAX_STARTS:
             return PoisonEvent(
-                f"{work.event.type} to {work.event.subject}: after a crash its handling was to begin again {starts - 1} "
-                f"times, and each time the process ended before it was done; see what its rules do (memory, native "
-                f"code, a signal), mend that, and replay this dead letter"
+                f"{work.event.type} to {work.event.subject}: after a crash its handling was to begin again "
+                f"{starts - 1} times, and each time the process ended before it was done; see what its rules do "
+                f"(memory, native code, a signal), mend that, and replay this dead letter"
             )
         which = work.retry.key if work.retry is not None else work.position
         assert which is not None

@@ -11,6 +11,7 @@ from onwhen.storage.memory import create_memory_storage
 
 __all__ = ["create_storage"]
 
+_DIGITS: Final = 12  # of a count; more than will ever be kept
 _KNOWN: Final = "known are memory://, sqlite:///relative.db and sqlite:////absolute.db"
 
 
@@ -59,8 +60,8 @@ def _options(url: str, query: str, scheme: str) -> dict[str, Any]:
         if name in options:
             raise _error(url, f"{name} is given twice")
         if name == "history":
-            if not value.isdecimal():
-                raise _error(url, f"history={value} must be a count")
+            if not value.isdecimal() or len(value) > _DIGITS:
+                raise _error(url, f"history={value[:20]} must be a count, of {_DIGITS} digits at most")
             options[name] = int(value)
         elif name == "synchronous" and scheme == "sqlite":
             if value.upper() not in ("FULL", "NORMAL"):

@@ -36,12 +36,15 @@ from onwhen.engine.store import (
     SubjectWrite,
     Timer,
 )
+from onwhen.errors import SettingError, StoreError
 
 __all__ = ["MemoryStore", "create_memory_storage"]
 
 _DONE: Final = CommitResult(Answer.DONE)
 _CONFLICT: Final = CommitResult(Answer.CONFLICT)
 _SPARE: Final = 64  # what is gone may lie in an agenda or an order; at least so many before it is tidied
+_MOST_PARTITIONS: Final = 1 << 14  # as in a file, so that what works here works there
+_MOST_KEPT: Final = 1 << 40  # accepted events, or commits, that are remembered; a deque takes no more than 63 bits
 _AT_ONCE: Final = 1000  # timers that are moved at once (a count)
 
 _Due: TypeAlias = tuple[datetime, int, Timer]
@@ -69,14 +72,16 @@ class MemoryStore:
         history: how many commits are kept to be looked at, of all subjects together (a count).
 
     Raises:
-        ValueError: a count is out of range.
+        SettingError: a count is out of range.
     """
 
     def __init__(self, *, partitions: int = 1, dedup_window: int = 100_000, history: int = 0) -> None:
-        if partitions < 1 or dedup_window < 0 or history < 0:
-            raise ValueError(
-                f"partitions={partitions} must be at least 1, dedup_window={dedup_window} and history={history} at "
-                f"least 0"
+        kept = (dedup_window, history)
+        if not 1 <= partitions <= _MOST_PARTITIONS or min(kept) < 0 or max(kept) > _MOST_KEPT:
+            raise SettingError(
+                f"partitions={partitions} must be 1 to {_MOST_PARTITIONS}, dedup_window={dedup_window} and "
+                f"history={history} at least 0 and at most {_MOST_KEPT:,}",
+                settings=("partitions", "dedup_window", "history"),
             )
         self._partitions = partitions
         self._dedup_window = dedup_window
@@ -122,10 +127,15 @@ class MemoryStore:
         self, partition: int, events: Sequence[Event], bookmarks: Mapping[str, str] | None = None
     ) -> Sequence[Accepted]:
         """Accept events; see `Store.append`."""
+        self._check(partition)
         now = self._clock.now()
         if bookmarks is not None:
             self._bookmarks[partition].update(bookmarks)
         return [self._accept(partition, event, now) for event in events]
+
+    def _check(self, partition: int) -> None:
+        if not 0 <= partition < self._partitions:
+            raise StoreError(f"there is no partition {partition}, only 0 to {self._partitions - 1}")
 
     def _accept(self, partition: int, event: Event, now: datetime) -> Accepted:
         log, order = self._logs[partition], self._orders[partition]
@@ -147,6 +157,7 @@ class MemoryStore:
 
     async def read(self, partition: int, after: Position | None, limit: int) -> Sequence[LogEntry]:
         """Return pending events; see `Store.read`."""
+        self._check(partition)
         log, order = self._logs[partition], self._orders[partition]
         later = map(order.__getitem__, range(bisect.bisect_right(order, after or 0), len(order)))
         return [log[number] for number in islice(filter(log.__contains__, later), limit)]

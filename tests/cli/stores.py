@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
 from datetime import timedelta
 from itertools import groupby
 from pathlib import Path
@@ -154,6 +156,13 @@ def accept(path: Path, *events: tuple[Any, ...], **options: Any) -> None:
         await store.close()
 
     asyncio.run(append())
+
+
+def make_due(path: Path) -> None:
+    """Let all timers and retries have been due for long."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE timers SET due = 0")
+        connection.execute("UPDATE retries SET due = 0 WHERE NOT parked")
 
 
 def leave(path: Path, rule: str, *event: Any) -> None:

@@ -325,7 +325,8 @@ def test_a_parked_subject_is_resumed(parked: Path, onwhen: Onwhen, monkeypatch: 
     """What it was parked at goes through, and its later events follow."""
     monkeypatch.setenv("SCALES", "on")
     ended = onwhen("parked", "resume", stores.APP, "parcel:2")
-    assert (ended.code, ended.out, ended.err) == (0, "parcel.weighed to parcel:2: handled\n", "1 resumed.\n")
+    assert (ended.code, ended.out) == (0, "parcel.weighed to parcel:2: handled\n")
+    assert ended.err == "Handled as well, because it was pending: 1 event.\n1 resumed.\n"
     properties = json.loads(onwhen("subjects", "get", "parcel:2", "--json").out)["properties"]
     assert properties == {"weight": 7, "status": "hello"}
     assert [row["subject"] for row in lines(onwhen("parked", "list", "--json").out)] == ["parcel:1"]

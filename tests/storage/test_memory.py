@@ -7,6 +7,7 @@ import pytest
 
 from onwhen import Event, VirtualClock, create_memory_storage
 from onwhen.engine.store import Answer, Commit, Store, SubjectWrite, Timer
+from onwhen.errors import SettingError, StoreError
 from onwhen.storage import MemoryStore
 
 NOON = datetime(2026, 11, 5, 12, tzinfo=UTC)
@@ -40,12 +41,24 @@ def test_it_is_a_volatile_store() -> None:
 
 def test_counts_out_of_range_are_refused() -> None:
     """The message names them."""
-    with pytest.raises(ValueError, match="partitions=0"):
+    with pytest.raises(SettingError, match="partitions=0"):
         create_memory_storage(partitions=0)
-    with pytest.raises(ValueError, match="dedup_window=-1"):
+    with pytest.raises(SettingError, match="dedup_window=-1"):
         MemoryStore(dedup_window=-1)
-    with pytest.raises(ValueError, match="history=-1"):
+    with pytest.raises(SettingError, match=f"history={10**30}"):
+        MemoryStore(history=10**30)
+    with pytest.raises(SettingError, match="history=-1"):
         MemoryStore(history=-1)
+
+
+async def test_a_partition_that_there_is_not_is_refused(store: MemoryStore) -> None:
+    """Also one that counts from the end, as lists take it."""
+    for partition in (-1, store.partitions):
+        with pytest.raises(StoreError, match=f"there is no partition {partition}, only 0 to "):
+            await store.append(partition, [event("1")])
+        with pytest.raises(StoreError, match="there is no partition"):
+            await store.read(partition, None, 9)
+    assert (await store.stats()).pending == 0
 
 
 async def test_it_answers_at_once(store: MemoryStore) -> None:

@@ -64,6 +64,8 @@ async def test_four_slashes_are_absolute(tmp_path: Path) -> None:
         ("sqlite:///a.db?cache=1", "cache is no option; there are history and synchronous"),
         ("sqlite:///a.db?synchronous=OFF", "synchronous=OFF must be FULL or NORMAL"),
         ("sqlite:///a.db?history=-1", "history=-1 must be a count"),
+        ("memory://?history=" + "9" * 30, "history=99999999999999999999 must be a count, of 12 digits at most"),
+        ("sqlite:///a.db?history=" + "9" * 5000, "must be a count, of 12 digits at most"),
         ("sqlite:///a.db?history=", "history= must be a count"),
         ("sqlite:///a.db?history=1&history=2", "history is given twice"),
         ("memory:///a.db", "'/a.db' has no meaning there"),
@@ -77,6 +79,14 @@ def test_what_means_no_store_is_refused(url: str, message: str) -> None:
         create_storage(url)
     assert message in str(caught.value)
     assert caught.value.settings == ("store",)
+
+
+@pytest.mark.parametrize("url", ["memory://", "sqlite:///a.db"])
+@pytest.mark.parametrize("options", [{"partitions": 0}, {"partitions": 10**9}, {"dedup_window": -1}])
+def test_counts_out_of_range_are_refused(url: str, options: dict[str, int]) -> None:
+    """In the same way, whichever kind it is."""
+    with pytest.raises(SettingError, match=f"{next(iter(options))}="):
+        create_storage(url, **options)  # type: ignore[arg-type]
 
 
 def test_there_is_nothing_to_look_at_in_memory() -> None:

@@ -22,6 +22,10 @@ _RESERVED: Final = 4096  # numbers that are set aside at once, so that not every
 _PAGE: Final = 4096  # bytes
 _IDLE_PAGES: Final = 256  # of the write-ahead log; with more, it is copied into the file when there is nothing to do
 _MOST_PAGES: Final = 4096  # with more, it is copied even if others have to wait for that
+_FRAME: Final = _PAGE + 24  # bytes of a page in the write-ahead log
+_FEWEST: Final = 3  # pages that a transaction writes at the least: of a table, of an index, and of another table
+_LOOK_EVERY: Final = 64  # transactions, after which the size of the write-ahead log is looked at
+_NOT_COMMITTED: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE})
 _CLOSE_WAIT: Final = 1000  # milliseconds that readers of the file may hold up its last checkpoint
 
 
@@ -63,11 +67,18 @@ class Database:
         self._number = 0
         self._reserved = 0
         self._is_known = False  # whether the four numbers above are those of the file
-        self._work = 0.0  # rows and pages that were written since the last checkpoint
+        self.is_unsure = False  # a commit has failed that may be stored for who opens the file next
+        self._work = 0.0  # rows and pages that were written and are not copied by a checkpoint
         self._ratio = 1.0  # pages in the write-ahead log for each of these, as it was the last time
+        self._fewest = 0  # pages that are there at the least
+        self._most = _MOST_PAGES  # with more, there is a checkpoint even if others have to wait
+        self._most_bytes = _files.KEPT_WAL  # the same, for the size of the write-ahead log
+        self._unlooked = 0  # transactions since that was looked at
+        self._is_long = False  # as it was then
         self._changes = 0
         if not read_only:
             _files.check_directory(path)
+            _files.check_writable(path)
         self._lock = None if read_only else OwnerLock(path)
         try:
             if not read_only and not os.path.lexists(path):
@@ -127,6 +138,8 @@ class Database:
 
     def begin(self, *, writes: bool) -> None:
         """Begin to write, or else to read what is stored at one moment; nobody but us writes to our own."""
+        if self.is_unsure:
+            self._make_sure()
         if writes:
             self.execute("BEGIN IMMEDIATE")
             if not self._is_known:
@@ -135,16 +148,45 @@ class Database:
             self.execute("BEGIN")
 
     def commit(self) -> None:
-        """Have all of it stored; when this returns it is."""
+        """Have all of it stored; when this returns it is, and if it fails it is not, or else we are `is_unsure`."""
         if not self._connection.in_transaction:
             return
         if self.last_accepted > self._tidied:
             self._tidied = self.last_accepted
             self.execute("DELETE FROM accepted WHERE n <= ?", (self.last_accepted - self.window,))
-        self.execute("COMMIT")
+        self._end("COMMIT")
         changes = self._connection.total_changes
         self._work += 1 + changes - self._changes
         self._changes = changes
+        self._fewest += _FEWEST
+        self._unlooked += 1
+        if self._unlooked >= _LOOK_EVERY:
+            self._unlooked = 0
+            self._is_long = self._size() > self._most_bytes
+
+    def _end(self, statement: str) -> None:
+        try:
+            self.execute(statement)
+        except BaseException as error:
+            # Written without fault up to its end, and then not synced or not entered into the index of the log, it is
+            # undone here, but whole for whoever reads the log anew after a crash.
+            self.is_unsure |= getattr(error, "sqlite_errorcode", None) not in _NOT_COMMITTED
+            raise
+
+    def _make_sure(self) -> None:
+        """Write over the end of the log, so that what was answered with an error does not come back after a crash.
+
+        Until then it may or may not be stored, and nothing can be answered that depends on it.
+        """
+        try:
+            self.execute("BEGIN IMMEDIATE")
+            # A number is given up, because SQLite does not write a row that stays as it is.
+            self.execute("UPDATE meta SET reserved = reserved + 1")
+            self._end("COMMIT")
+        except BaseException:
+            self.rollback()
+            raise
+        self.is_unsure = self._is_known = False
 
     def rollback(self) -> None:
         """Have nothing of it stored."""
@@ -177,26 +219,45 @@ class Database:
     @property
     def is_grown(self) -> bool:
         """Whether the write-ahead log is worth a checkpoint when there is nothing else to do."""
-        return self._work * self._ratio > _IDLE_PAGES
+        return self._pages > _IDLE_PAGES
 
     @property
     def is_large(self) -> bool:
         """Whether the write-ahead log has to be copied now."""
-        return self._work * self._ratio > _MOST_PAGES
+        return self._is_long or self._pages > self._most
+
+    @property
+    def _pages(self) -> float:
+        return max(self._work * self._ratio, self._fewest)
+
+    def _size(self) -> int:
+        """Return the size of the write-ahead log; it is not less than what is in it that was not copied."""
+        try:
+            return os.stat(f"{self.path}-wal").st_size
+        except OSError:
+            return 0
 
     def checkpoint(self, mode: str = "PASSIVE") -> None:
         """Copy the write-ahead log into the file, as far as readers let us; the next commit begins it anew.
 
         A failure loses nothing: what is in the log is stored, and copied another time.
         """
+        self._is_long = False
         try:
-            _, pages, _ = self.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+            _, pages, copied = self.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
         except sqlite3.Error:
             self._work /= 2
+            self._fewest //= 2
             return
-        if pages > 0 and self._work:
+        left = pages - copied
+        if left <= 0 < pages and self._work:
             self._ratio = min(max(pages / self._work, 1 / 64), 4.0)
-        self._work = 0.0
+        # What a reader holds back is still to be copied. It is tried again as soon as there is as much in addition.
+        self._work = max(left, 0) / self._ratio
+        self._fewest = 0
+        self._most = _MOST_PAGES + max(left, 0)
+        size = self._size()
+        self._most_bytes = _files.KEPT_WAL if size <= _files.KEPT_WAL else size + _MOST_PAGES * _FRAME
 
     def close(self, *, cleanly: bool) -> None:
         """Let go of the file.

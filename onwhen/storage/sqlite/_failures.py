@@ -30,21 +30,27 @@ _NO_SPACE: Final = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSP
 _NO_ROOM: Final = 1 << 16  # bytes that are free; with fewer, a write that fails does so for want of room
 
 
-def translated(error: Exception, path: str) -> StoreError:
+def translated(error: Exception, path: str, *, is_unsure: bool = False) -> StoreError:
     """Return the error of onwhen that an error means; to be raised from it.
 
     Args:
         error: what was raised.
         path: the file that it was about.
+        is_unsure: a commit has failed that may be stored all the same, so that nothing can be said to be not.
     """
     if isinstance(error, StoreError):
         return error
     if isinstance(error, sqlite3.Error):
         code = _code(error)
-        if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and not _is_of_sync(error) and _is_full(path)):
-            return StoreFull(f"{path}: there is no room left ({error}); nothing of this was stored. Make room")
         if code in _CORRUPT:
             return StoreCorrupt(f"{path}: damaged ({error}). It is left as it is; restore it from a copy")
+        if is_unsure:
+            return StoreError(
+                f"{path}: {error}; it is not known whether this is stored. See that the disk works and has room, and "
+                f"ask again with the same id"
+            )
+        if code == sqlite3.SQLITE_FULL or (_is_of_writing(error) and _is_full(path)):
+            return StoreFull(f"{path}: there is no room left ({error}); nothing of this was stored. Make room")
         if code in _LOCKED:
             return StoreInUse(f"{path}: another process has locked it ({error}); end what it does there")
         return StoreError(f"{path}: {error}; see that the file and its directory can be read and written")
@@ -60,9 +66,9 @@ def _code(error: Exception) -> int | None:
     return None if code is None else int(code) & _PRIMARY
 
 
-def _is_of_sync(error: Exception) -> bool:
-    """Tell whether all was written, and only not made sure of: the next one to open the file may find it stored."""
-    return getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC)
+def _is_of_writing(error: Exception) -> bool:
+    """Tell whether something was not written; after other errors it may have been, and be found by the next one."""
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_IOERR_WRITE
 
 
 def _is_full(path: str) -> bool:

@@ -16,7 +16,17 @@ from typing import Final, Literal, TypeAlias
 from onwhen.errors import StoreCorrupt, StoreError, StoreFormatError
 from onwhen.storage.sqlite._schema import APPLICATION_ID, STEPS, bring_up, version_of
 
-__all__ = ["Synchronous", "check", "check_directory", "connect", "make", "set_up", "verify"]
+__all__ = [
+    "KEPT_WAL",
+    "Synchronous",
+    "check",
+    "check_directory",
+    "check_writable",
+    "connect",
+    "make",
+    "set_up",
+    "verify",
+]
 
 Synchronous: TypeAlias = Literal["FULL", "NORMAL"]
 
@@ -25,7 +35,7 @@ _SMALLEST: Final = 512  # bytes of the smallest page that there is
 _STATEMENTS: Final = 256  # that stay compiled; more than there are
 _LOCK_WAIT: Final = 5.0  # seconds; only somebody who writes to the file by other means makes us wait
 _CACHE: Final = 32 * 1024  # KiB of pages in memory
-_KEPT_WAL: Final = 32 * 1024 * 1024  # bytes of the write-ahead log that are kept to be written over
+KEPT_WAL: Final = 32 * 1024 * 1024  # bytes of the write-ahead log that are kept to be written over
 
 
 def make(path: str, partitions: int) -> None:
@@ -64,7 +74,11 @@ def make(path: str, partitions: int) -> None:
 
 def connect(path: str, *, read_only: bool = False) -> sqlite3.Connection:
     """Open a file that is there; nothing in it is read or changed yet."""
-    return _connection(path, "ro" if read_only else "rw")
+    try:
+        return _connection(path, "ro" if read_only else "rw")
+    except sqlite3.OperationalError:
+        _explain(path)
+        raise
 
 
 def _connection(path: str, mode: str) -> sqlite3.Connection:
@@ -106,6 +120,43 @@ def check(path: str) -> None:
         )
 
 
+def check_writable(path: str) -> None:
+    """Refuse a file that cannot be written, or what lies beside it; SQLite does not say which one it was.
+
+    Raises:
+        StoreError: there is one that this process may not write.
+    """
+    for name in (path, f"{path}-lock", f"{path}-wal", f"{path}-shm"):
+        if os.path.exists(name) and not _may(name, os.R_OK | os.W_OK):
+            raise StoreError(
+                f"{name}: it belongs to {_owner_of(name)}, and this process may not write it. When nobody has the "
+                f"store open, give it to the user that runs the program (chown); do not remove it"
+            )
+
+
+def _explain(path: str) -> None:
+    """Say why SQLite could not open a file, if that is for what this process may not do there."""
+    for name in (path, f"{path}-wal", f"{path}-shm"):
+        if os.path.exists(name) and not _may(name, os.R_OK):
+            raise StoreError(f"{name}: it belongs to {_owner_of(name)}, and this process may not read it")
+    if not _may(directory := os.path.dirname(path), os.W_OK | os.X_OK) and not os.path.exists(f"{path}-shm"):
+        raise StoreError(
+            f"{path}: nobody has it open, and this process may not write to {directory}. Even to read it, SQLite has "
+            f"to make -wal and -shm beside it: open it as a user who may write there, while the program runs, or a copy"
+        )
+
+
+def _may(name: str, access: int) -> bool:
+    return os.access(name, access, effective_ids=os.access in os.supports_effective_ids)
+
+
+def _owner_of(name: str) -> str:
+    try:
+        return f"user {Path(name).owner()}"
+    except (KeyError, NotImplementedError, OSError):  # one without a name, or no users at all
+        return f"user {os.stat(name).st_uid}"
+
+
 def verify(connection: sqlite3.Connection, path: str, *, read_only: bool = False) -> None:
     """Make sure that a file is ours, of a version that is known, and not cut short; nothing of it is changed.
 
@@ -113,7 +164,11 @@ def verify(connection: sqlite3.Connection, path: str, *, read_only: bool = False
         StoreFormatError: it is not ours, of a newer version, or of an older one and `read_only`.
         StoreCorrupt: a part of it is missing.
     """
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    try:
+        (application,) = connection.execute("PRAGMA application_id").fetchone()  # the first thing that is read of it
+    except sqlite3.OperationalError:
+        _explain(path)
+        raise
     if application != APPLICATION_ID:
         raise StoreFormatError(f"{path}: a SQLite file, but no store of onwhen; give another name")
     version = version_of(connection)
@@ -135,7 +190,7 @@ def set_up(connection: sqlite3.Connection, path: str, synchronous: Synchronous) 
     _use_wal(connection, path)
     connection.execute(f"PRAGMA synchronous = {synchronous}")
     connection.execute("PRAGMA wal_autocheckpoint = 0")
-    connection.execute(f"PRAGMA journal_size_limit = {_KEPT_WAL}")
+    connection.execute(f"PRAGMA journal_size_limit = {KEPT_WAL}")
     connection.execute(f"PRAGMA cache_size = -{_CACHE}")
     connection.execute("PRAGMA fullfsync = ON")  # macOS would leave it to the drive when to write
     connection.execute("PRAGMA checkpoint_fullfsync = ON")

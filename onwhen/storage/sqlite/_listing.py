@@ -39,8 +39,8 @@ _AFTER_ALL: Final = (1 << 63) - 1
 _PROPERTIES: Final = "s.name, s.version, s.schema, p.ext, p.name, CAST(p.value AS BLOB)"
 _ONE: Final = f"SELECT {_PROPERTIES} FROM subjects AS s LEFT JOIN properties AS p ON p.subject = s.id WHERE s.name = ?"
 _SOME: Final = (
-    f"SELECT {_PROPERTIES} FROM (SELECT * FROM subjects WHERE name >= ? ORDER BY name LIMIT {_PAGE}) AS s "
-    f"LEFT JOIN properties AS p ON p.subject = s.id ORDER BY s.name"
+    f"SELECT {_PROPERTIES} FROM subjects AS s LEFT JOIN properties AS p ON p.subject = s.id "
+    f"WHERE s.name >= ? ORDER BY s.name"
 )
 
 
@@ -61,10 +61,20 @@ def load(database: Database, subject: str) -> list[Row]:
 
 
 def subjects_page(database: Database, prefix: str, after: Row | None) -> list[Row]:
-    """Return rows of the next subjects, each whole, in order of name; only the last page has others after them."""
+    """Return rows of the next subjects, each whole, in order of name; fewer if they are large, none after the last."""
+    rows: list[Row] = []
+    names, room = 0, _ROOM
     # No name lies between one and the same with a NUL after it.
-    rows: list[Row] = database.execute(_SOME, (prefix if after is None else f"{after[0]}\0",)).fetchall()
-    return [row for row in rows if row[0].startswith(prefix)]
+    found = database.execute(_SOME, (prefix if after is None else f"{after[0]}\0",))
+    for row in found:
+        if not rows or row[0] != rows[-1][0]:
+            if names == _PAGE or room <= 0 or not row[0].startswith(prefix):
+                break
+            names += 1
+        rows.append(row)
+        room -= len(row[0]) + len(row[5] or b"")
+    found.close()
+    return rows
 
 
 def timers_page(database: Database, subject: str | None, after: Row | None) -> list[Row]:

@@ -82,6 +82,7 @@ def text_of(event: Event) -> str:
 
 
 _event: Final = Event.from_json
+_NOTHING: Final = SubjectWrite()
 
 
 def _failure_text(failure: Failure) -> str:
@@ -131,16 +132,19 @@ def dead_row(letter: DeadLetter) -> tuple[Any, ...]:
 
 def write_text(write: SubjectWrite) -> str:
     """Return what a commit writes as JSON; each value is a string that holds JSON, so that it is kept to the byte."""
-    texts = msgspec.structs.asdict(write)
+    # Without what is as in `_NOTHING`, so that it is the same when it is read: an empty list is no empty tuple.
+    texts = {name: value for name, value in msgspec.structs.asdict(write).items() if value != getattr(_NOTHING, name)}
     for name in ("set", "set_ext"):
-        texts[name] = {key: value.decode() for key, value in texts[name].items()}
+        if name in texts:
+            texts[name] = {key: value.decode() for key, value in texts[name].items()}
     return msgspec.json.encode(texts).decode()
 
 
 def _write(text: str) -> SubjectWrite:
     texts = json.loads(text)
     for name in ("set", "set_ext"):
-        texts[name] = {key: value.encode() for key, value in texts[name].items()}
+        if name in texts:
+            texts[name] = {key: value.encode() for key, value in texts[name].items()}
     return SubjectWrite(**texts)
 
 

@@ -1,7 +1,8 @@
 """The store in one SQLite file, as the engine sees it.
 
 Belongs here: the storage contract, each call handed to the thread that owns the file. It must not know of SQL:
-records are made into rows before a call leaves, and rows into records after its answer has come.
+records are made into rows before a call leaves, and rows into records after its answer has come. All of the contract
+is one class, so this is longer than others.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ __all__ = ["SqliteStore"]
 _T = TypeVar("_T")
 
 _MOST_PARTITIONS: Final = 1 << 14  # positions have 63 bits
+_MOST_KEPT: Final = 1 << 40  # accepted events, or commits, that are remembered; integers of SQLite have 63 bits
 
 
 class SqliteStore:
@@ -70,10 +72,11 @@ class SqliteStore:
         synchronous: Synchronous = "FULL",
         read_only: bool = False,
     ) -> None:
-        if not 1 <= partitions <= _MOST_PARTITIONS or (dedup_window or 0) < 0 or history < 0:
+        kept = (dedup_window or 0, history)
+        if not 1 <= partitions <= _MOST_PARTITIONS or min(kept) < 0 or max(kept) > _MOST_KEPT:
             raise SettingError(
                 f"partitions={partitions} must be 1 to {_MOST_PARTITIONS}, dedup_window={dedup_window} and "
-                f"history={history} at least 0",
+                f"history={history} at least 0 and at most {_MOST_KEPT:,}",
                 settings=("partitions", "dedup_window", "history"),
             )
         if synchronous not in ("FULL", "NORMAL"):
@@ -169,6 +172,10 @@ class SqliteStore:
             raise StoreError(f"{self.path}: the store is not open; a bus opens it, or `await store.open(clock)`")
         return self._worker
 
+    def _check(self, partition: int) -> None:
+        if not 0 <= partition < self._partitions:
+            raise StoreError(f"{self.path}: there is no partition {partition}, only 0 to {self._partitions - 1}")
+
     def _write(self, prepare: Callable[[int], Callable[[Database], _T]]) -> asyncio.Future[_T]:
         """Have something written.
 
@@ -207,6 +214,7 @@ class SqliteStore:
         self, partition: int, events: Sequence[Event], bookmarks: Mapping[str, str] | None = None
     ) -> Sequence[Accepted]:
         """Accept events; see `Store.append`."""
+        self._check(partition)
 
         def prepare(now: int) -> Callable[[Database], list[Accepted]]:
             rows = [(event.id, event.source, _rows.text_of(event)) for event in events]
@@ -216,20 +224,24 @@ class SqliteStore:
 
     async def bookmark(self, partition: int, name: str) -> str | None:
         """Return how far a source was read; see `Store.bookmark`."""
+        self._check(partition)
         return await self._ask(lambda database: _log.bookmark(database, partition, name))
 
     async def starting(self, partition: int, starts: Mapping[Position | RetryKey, int]) -> None:
         """Note how often handling has begun; see `Store.starting`."""
+        self._check(partition)
         noted = dict(starts)
         await self._write(lambda _: lambda database: _log.starting(database, partition, noted))
 
     async def read(self, partition: int, after: Position | None, limit: int) -> Sequence[LogEntry]:
         """Return pending events; see `Store.read`."""
+        self._check(partition)
         rows = await self._ask(lambda database: _listing.pending(database, partition, after, limit))
         return self._read(_rows.entry_of, rows)
 
     async def promote(self, partition: int, after: Position | None) -> Promoted:
         """Move due timers to the log; see `Store.promote`."""
+        self._check(partition)
         rows, due, elsewhere = await self._write(
             lambda now: lambda database: _log.promote(database, partition, after, now)
         )
@@ -246,6 +258,7 @@ class SqliteStore:
 
     async def commit(self, commit: Commit) -> CommitResult:
         """Store one turn's effects; see `Store.commit`."""
+        self._check(commit.partition)
 
         def prepare(now: int) -> Callable[[Database], CommitResult]:
             prepared = _commits.prepare(commit, now, with_history=self._history > 0)
@@ -269,6 +282,7 @@ class SqliteStore:
 
     def retries(self, partition: int) -> AsyncIterator[Retry]:
         """Go through the waiting retries; see `Store.retries`."""
+        self._check(partition)
         return self._all(lambda database, last: _listing.retries_page(database, partition, last), _rows.retry_of)
 
     def dead_letters(self) -> AsyncIterator[DeadLetter]:

@@ -66,6 +66,7 @@ class Worker:
         self._path = path
         self._make = database
         self._queue: queue.SimpleQueue[_Job[Any] | _End] = queue.SimpleQueue()
+        self._taken: list[_Job[Any]] = []
         self.is_over = False
         self.opened: Future[tuple[bool, int]] = Future()
         self.ended: Future[None] = Future()
@@ -76,8 +77,13 @@ class Worker:
         _WORKERS.add(self)
 
     def start(self) -> None:
-        """Open the database."""
-        self._thread.start()
+        """Open the database; `opened` says whether that has come to pass, also if there is no thread to be had."""
+        try:
+            self._thread.start()
+        except Exception as error:
+            failure = StoreError(f"{self._path}: no thread could be started for it ({error}); end some, and try again")
+            failure.__cause__ = error
+            self._fail_to_open(failure)
 
     def ask(self, run: Callable[[Database], _T], *, writes: bool) -> asyncio.Future[_T]:
         """Have something done; the future is for what it returns, or a `StoreError` if it did not come to pass.
@@ -116,9 +122,7 @@ class Worker:
         try:
             database = self._make()
         except Exception as error:
-            self.is_over = True
-            self.opened.set_exception(self._failure(error))
-            self.ended.set_result(None)
+            self._fail_to_open(self._failure(error))
             return
         self.opened.set_result((database.was_closed, database.partitions))
         cleanly = False
@@ -129,15 +133,25 @@ class Worker:
             try:
                 database.close(cleanly=cleanly)
             finally:
+                # Some of them are answered already, if this is the end of a thread that has failed.
+                _answer(
+                    self._taken, [StoreError(f"{self._path}: its thread has ended unexpectedly")] * len(self._taken)
+                )
                 self._refuse_the_rest()
                 self.ended.set_result(None)
 
+    def _fail_to_open(self, failure: StoreError) -> None:
+        self.is_over = True
+        self.opened.set_exception(failure)
+        self._refuse_the_rest()
+        self.ended.set_result(None)
+
     def _serve(self, database: Database) -> bool:
         while True:
-            jobs, end = self._take(_MOMENT if database.is_grown else None)
-            if jobs:
-                self._work(database, jobs)
-                jobs = []  # nothing is kept alive while there is nothing to do
+            end = self._take(_MOMENT if database.is_grown else None)
+            if self._taken:
+                self._work(database, self._taken)
+                self._taken = []  # nothing is kept alive while there is nothing to do
                 if database.is_large:
                     database.checkpoint()
             elif end is None:
@@ -145,22 +159,21 @@ class Worker:
             if end is not None:
                 return end.cleanly
 
-    def _take(self, patience: float | None) -> tuple[list[_Job[Any]], _End | None]:
-        """Wait for something to do; return all that is there."""
-        jobs: list[_Job[Any]] = []
-        get = self._queue.get
+    def _take(self, patience: float | None) -> _End | None:
+        """Wait for something to do, and take all that is there; return the last thing, if it was asked for."""
+        jobs, get = self._taken, self._queue.get
         try:
             found = get(timeout=patience)
             while True:
                 if isinstance(found, _End):
-                    return jobs, found
+                    return found
                 jobs.append(found)
                 if len(jobs) >= _TOGETHER:
                     break
                 found = get(block=False)
         except queue.Empty:
             pass
-        return jobs, None
+        return None
 
     def _work(self, database: Database, jobs: Sequence[_Job[Any]]) -> None:
         groups = deque([jobs])
@@ -170,21 +183,30 @@ class Worker:
             try:
                 answers = _together(database, group)
             except _Failed as failed:
-                failure = self._failure(failed.error)
-                if isinstance(failure, StoreFull) and may_make_room:
+                failure = self._failure(failed.error, is_unsure=database.is_unsure)
+                if may_make_room and (isinstance(failure, StoreFull) or (failed.is_of_all and database.is_unsure)):
                     database.checkpoint()  # the write-ahead log is begun anew, in the room that it has
                     may_make_room = False
                     groups.appendleft(group)
                     continue
-                if len(group) > 1:
+                if failed.is_of_all:  # none of them has begun, and none of the others would
+                    group = [job for some in (group, *groups) for job in some]
+                    readers = [job for job in group if not job.writes]
+                    groups.clear()
+                    if 0 < len(readers) < len(group):  # these need less
+                        groups.append(readers)
+                        group = [job for job in group if job.writes]
+                    answers = [self._failure(failed.error, is_unsure=database.is_unsure) for _ in group]
+                elif len(group) > 1:
                     groups.extendleft(reversed(failed.apart(group)))
                     continue
-                answers = [failure]
+                else:
+                    answers = [failure]
             _answer(group, answers)
 
-    def _failure(self, error: Exception) -> StoreError:
+    def _failure(self, error: Exception, *, is_unsure: bool = False) -> StoreError:
         try:
-            failure = translated(error, self._path)
+            failure = translated(error, self._path, is_unsure=is_unsure)
         except Exception:  # this thread has to go on: nobody else answers those who wait
             failure = StoreError(f"{self._path}: {error}")
         if failure is not error:
@@ -215,11 +237,18 @@ if hasattr(os, "register_at_fork"):
 
 
 class _Failed(Exception):
-    """A transaction that came to nothing."""
+    """A transaction that came to nothing.
 
-    def __init__(self, error: Exception, index: int | None) -> None:
+    Args:
+        error: what was raised.
+        index: which one of the jobs has raised it; None if none of them.
+        is_of_all: it was not even begun.
+    """
+
+    def __init__(self, error: Exception, index: int | None, *, is_of_all: bool = False) -> None:
         self.error = error
         self.index = index
+        self.is_of_all = is_of_all
 
     def apart(self, jobs: Sequence[_Job[Any]]) -> list[Sequence[_Job[Any]]]:
         """Return what is to be tried again by itself: the one at fault, or each, if it is that all cannot be stored."""
@@ -234,6 +263,10 @@ def _together(database: Database, jobs: Sequence[_Job[Any]]) -> list[Any]:
     answers: list[Any] = []
     try:
         database.begin(writes=any(job.writes for job in jobs))
+    except Exception as error:
+        database.rollback()
+        raise _Failed(error, None, is_of_all=True) from error
+    try:
         for job in jobs:
             answers.append(job.run(database))  # noqa: PERF401 - how many there are tells which one has failed
         database.commit()

@@ -1,5 +1,7 @@
 """SQLite stores for tests: opened and closed around a block, used by other processes, and looked into."""
 
+import ctypes
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -69,6 +71,14 @@ from onwhen import Event, SystemClock, create_sqlite_storage
 from tests.storage.sqlite.sqlites import *
 path = Path(sys.argv[1])
 """
+
+
+def give_up_privileges() -> None:
+    """Have the permissions of files hold for this thread and those that it starts, also if it is root's (Linux)."""
+    if os.geteuid() == 0:
+        libc = ctypes.CDLL(None, use_errno=True)
+        header, nothing = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()  # capabilities(7), version 3
+        assert libc.capset(header, nothing) == 0, os.strerror(ctypes.get_errno())
 
 
 def run_apart(code: str, path: Path, *options: str) -> subprocess.CompletedProcess[str]:

@@ -91,7 +91,15 @@ def test_what_names_no_file_is_refused(name: Any) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"partitions": 0}, {"partitions": 1 << 20}, {"dedup_window": -1}, {"history": -1}, {"synchronous": "OFF"}],
+    [
+        {"partitions": 0},
+        {"partitions": 1 << 20},
+        {"dedup_window": -1},
+        {"dedup_window": 10**30},
+        {"history": -1},
+        {"history": 1 << 63},
+        {"synchronous": "OFF"},
+    ],
 )
 def test_options_out_of_range_are_refused(tmp_path: Path, options: dict[str, Any]) -> None:
     """At once; the message names the one."""

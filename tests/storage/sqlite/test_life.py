@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from onwhen import EventBus, RuleSet, Subject, SystemClock, VirtualClock
+from onwhen.engine.store import Commit
 from onwhen.errors import StoreError, StoreInUse
 from onwhen.storage import create_sqlite_storage
 from tests.storage.sqlite.sqlites import NOON, event, inside, names_in, opened, pending, pragma, run_apart, write
@@ -47,6 +48,25 @@ async def test_numbers_are_not_used_again(tmp_path: Path) -> None:
             (accepted,) = await store.append(0, [event(f"{len(numbers)}")])
             numbers += [version, accepted.position]
     assert numbers == sorted(set(numbers))
+
+
+async def test_a_partition_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    """Nothing would ever read what was put there."""
+    async with opened(tmp_path / "a.db", partitions=2) as store:
+        for partition in (-1, 2):
+            for call in (
+                store.append(partition, [event("1")]),
+                store.read(partition, None, 9),
+                store.promote(partition, None),
+                store.starting(partition, {}),
+                store.bookmark(partition, "file"),
+                store.commit(Commit(partition=partition, subject="a")),
+            ):
+                with pytest.raises(StoreError, match=rf"a\.db: there is no partition {partition}, only 0 to 1"):
+                    await call
+            with pytest.raises(StoreError, match="there is no partition"):
+                store.retries(partition)
+        assert (await store.stats()).pending == 0
 
 
 async def test_it_says_whether_it_was_closed(tmp_path: Path) -> None:

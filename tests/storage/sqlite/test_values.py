@@ -2,12 +2,14 @@
 
 import json
 from datetime import UTC, datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from onwhen import Event
 from onwhen.engine.store import DeadLetter, Failure, Retry, SubjectWrite, Timer
+from onwhen.storage.sqlite import _listing
 from onwhen.storage.sqlite._rows import micros, moment
 from tests.storage.sqlite.sqlites import NOON, commit, event, inside, opened, pending, write
 
@@ -109,6 +111,43 @@ async def test_many_large_events_are_read_in_parts(tmp_path: Path) -> None:
         assert 10 < len(first) < 50
         rest = await store.read(0, first[-1].position, 1000)
         assert [entry.event.id for entry in (*first, *rest)] == [f"{n}" for n in range(50)]
+
+
+async def test_many_large_subjects_are_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each whole, and none twice, also one that is larger than a part."""
+    monkeypatch.setattr(_listing, "_ROOM", 250_000)
+    async with opened(tmp_path / "a.db") as store:
+        for n in range(9):
+            text = b'"%s"' % (b"x" * (400_000 if n == 5 else 50_000))
+            await write(store, f"s{n}", a=text, b=text)
+        await write(store, "t", a=b"1")
+        parts: list[list[str]] = []
+        last = None
+        while rows := await inside(store, partial(_listing.subjects_page, prefix="s", after=last)):
+            parts.append(sorted({row[0] for row in rows}))
+            last = rows[-1]
+        assert parts == [["s0", "s1", "s2"], ["s3", "s4", "s5"], ["s6", "s7", "s8"]]
+        found = [record async for record in store.subjects("s")]
+        assert [record.name for record in found] == [f"s{n}" for n in range(9)]
+        assert all(set(record.properties) == {"a", "b"} for record in found)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        SubjectWrite(),
+        SubjectWrite(set={"n": b"1"}),
+        SubjectWrite(set={"n": b"1"}, delete=["m", "o"], set_ext={"x": b"[]"}, delete_ext=["y"], schema=2),
+        SubjectWrite(set={"n": b"1"}, delete=[], delete_ext=[]),
+        SubjectWrite(remove=True),
+    ],
+)
+async def test_a_history_has_what_was_written(tmp_path: Path, written: SubjectWrite) -> None:
+    """Equal to it, also in what it does not mention."""
+    async with opened(tmp_path / "a.db", history=5) as store:
+        await commit(store, write=written)
+        (entry,) = [found async for found in store.history("a")]
+        assert entry.write == written
 
 
 async def test_listings_go_on_where_a_page_has_ended(tmp_path: Path) -> None:
