@@ -17,6 +17,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import msgspec
 
 from onwhen.engine._eager import EagerStarter
+from onwhen.engine.endings import ends_the_loop
 
 __all__ = ["Dispatcher"]
 
@@ -346,10 +347,8 @@ class Dispatcher(Generic[_W]):
         return task is not None and task.cancelling() > 0 and self._is_loop_ending()
 
     def _is_loop_ending(self) -> bool:
-        """Tell whether all tasks were cancelled, as at the end of a program, and not only one; look once it is."""
         if not self._is_ending:
-            tasks = asyncio.all_tasks(self._loop)
-            self._is_ending = all(task.cancelling() for task in tasks)
+            self._is_ending = ends_the_loop(self._loop)
         return self._is_ending
 
     def _is_busy(self) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from onwhen.errors import RuleTimeout
 
-__all__ = ["ends_the_program", "ends_the_turn", "timed"]
+__all__ = ["ends_the_loop", "ends_the_program", "ends_the_turn", "timed"]
 
 
 _ENDED: Final = object()
@@ -67,6 +67,11 @@ def _rest(steps: Generator[Any, Any, None], waits_for: Any) -> Generator[Any, An
             waits_for = step(value)
         except StopIteration:
             return
+
+
+def ends_the_loop(loop: asyncio.AbstractEventLoop) -> bool:
+    """Tell whether all tasks were cancelled, as at the end of a program, and not only one; to be asked once one is."""
+    return all(task.cancelling() for task in asyncio.all_tasks(loop))
 
 
 def ends_the_program(error: BaseException) -> bool:

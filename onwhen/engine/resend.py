@@ -11,6 +11,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
+from onwhen.engine.endings import ends_the_loop
 from onwhen.engine.events import Event
 from onwhen.engine.partitions import partition_of
 from onwhen.engine.store import Answer, Commit, CommitResult, LogEntry, Position, Store
@@ -136,8 +137,8 @@ async def commit_surely(
 ) -> tuple[CommitResult, bool]:
     """Commit, and find out whether it was stored, however often the answer is lost.
 
-    Being cancelled does not stop a call that is under way: a turn of which nobody knows whether it is stored cannot
-    be followed up.
+    Being cancelled does not stop this: a turn of which nobody knows whether it is stored cannot be followed up. What
+    was cancelled on its way is asked for again, undisturbed.
 
     Args:
         store: where to.
@@ -153,25 +154,35 @@ async def commit_surely(
         StoreError: it is not known whether the commit is stored.
     """
     tries = 0
-    is_certain = True
+    is_certain, is_cancelled = True, False
     while True:
-        asked = Undisturbed(store.commit(commit))
+        asked = store.commit(commit)  # each costs a tenth of a turn more undisturbed, and hardly one is ever cancelled
         try:
-            result = await asked
+            result = await (Undisturbed(asked) if is_cancelled else asked)
             if tries and result.answer is Answer.DONE:
                 # There is only one who asked: what was done is what was asked for before.
-                looking = Undisturbed(positions(store, commit.messages, commit.partition, commit.handled))
-                result = CommitResult(Answer.OK, None, await looking)
+                result = CommitResult(Answer.OK, None, await Undisturbed(_appended(store, commit, is_cancelled)))
+        except asyncio.CancelledError:
+            if is_cancelled:
+                raise
+            tries, is_certain, is_cancelled = tries + 1, False, True
         except StoreError as error:
             tries += 1
             is_certain &= isinstance(error, StoreFull)
-            if asked.cancels or not goes_on(tries, error):
+            if is_cancelled or not goes_on(tries, error):
                 raise
             if is_certain and refused is not None:
                 refused()
             await pause(tries)
         else:
             return result, not tries
+
+
+async def _appended(store: Store, commit: Commit, is_cancelled: bool) -> Sequence[Position | None]:
+    """Find the messages of a commit; but not for a loop that ends, and all that was in flight on it."""
+    if is_cancelled and ends_the_loop(asyncio.get_running_loop()):
+        return [None] * len(commit.messages)
+    return await positions(store, commit.messages, commit.partition, commit.handled)
 
 
 async def positions(
