@@ -416,8 +416,10 @@ class EventBus:
 
     async def opened(self) -> None:
         """See to it that the store may be read: open a bus that was not opened yet; leave a closed one closed."""
-        if self._pipeline is None and not self._is_closed:
-            await self._here().ready()
+        pipeline = self._pipeline
+        if self._is_closed or (pipeline is not None and pipeline.loop is not asyncio.get_running_loop()):
+            return
+        await self._here().ready()
 
     async def idle(self) -> None:
         """Wait until all that was accepted is handled, but for what waits for a timer or a retry."""
