@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from onwhen.engine.bus import EventBus
 from onwhen.engine.clock import Clock
@@ -19,11 +19,23 @@ from onwhen.engine.store import Store
 from onwhen.errors import AppNotFound
 from onwhen.storage.memory import create_memory_storage
 
-__all__ = ["find_app", "make_bus"]
+__all__ = ["App", "NamedApp", "find_app", "make_bus", "named_app"]
 
 App: TypeAlias = EventBus | tuple[RuleSet, ...]
 
 _HOW = "give a module and an attribute, such as shop.rules:orders, or a module that holds rule sets"
+
+
+class NamedApp(NamedTuple):
+    """An APP as it was typed, and what that names."""
+
+    name: str
+    app: App
+
+
+def named_app(name: str) -> NamedApp:
+    """Return APP with its name; see `find_app`. Not to be called on an event loop, which would put off Ctrl-C."""
+    return NamedApp(name, find_app(name))
 
 
 def find_app(name: str) -> App:

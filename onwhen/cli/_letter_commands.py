@@ -111,9 +111,10 @@ def replay(
         Every one.
     """
     from onwhen.cli import _letters
+    from onwhen.cli._app import named_app
 
     chosen = _letters.Selection(ids=ids, rule=rule, subject=subject, type=type, all=all)
-    return run_async(_letters.replay_letters(store, app, chosen, force))
+    return run_async(_letters.replay_letters(store, named_app(app), chosen, force))
 
 
 @deadletters.command(usage=usage("deadletters discard [OPTIONS] [ID...]"))
@@ -173,8 +174,9 @@ def resume(
         Every subject that is parked.
     """
     from onwhen.cli import _parked
+    from onwhen.cli._app import named_app
 
-    return run_async(_parked.resume_parked(store, app, subjects, all, force))
+    return run_async(_parked.resume_parked(store, named_app(app), subjects, all, force))
 
 
 @parked.command(usage=usage("parked skip [OPTIONS] [SUBJECT...]"))

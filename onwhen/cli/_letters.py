@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from onwhen.cli._app import NamedApp
 from onwhen.cli._fitting import Meant
 from onwhen.cli._forms import ago, cut, error_text, json_line, rfc3339, seconds_text
 from onwhen.cli._listing import Column, Output, say, show_facts, show_json, show_rows, show_text
@@ -200,12 +201,12 @@ def _facts(letter: DeadLetter) -> dict[str, Any]:
 # -- doing something about them
 
 
-async def replay_letters(url: str | None, app: str, selection: Selection, force: bool = False) -> int:
+async def replay_letters(url: str | None, app: NamedApp, selection: Selection, force: bool = False) -> int:
     """Run what failed once more, one after the other, and tell what came of each.
 
     Args:
         url: where the store is; None for where the setting says.
-        app: APP.
+        app: APP, found.
         selection: which dead letters are meant, of those that are there before anything is run.
         force: go on even if APP has no rule for some of what would be handled.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Final
 
-from onwhen.cli._app import find_app, make_bus
+from onwhen.cli._app import App, make_bus
 from onwhen.cli._listing import Column, Output, show_rows
 from onwhen.cli._opening import reading, writing
 from onwhen.engine.store import Store
@@ -19,23 +19,22 @@ __all__ = ["migrate_store"]
 _ERROR: Final = 1_000  # characters of an error that are shown (a count)
 
 
-async def migrate_store(url: str | None, app: str, dry_run: bool) -> int:
+async def migrate_store(url: str | None, app: App, dry_run: bool) -> int:
     """Migrate all subjects of a store, without any rules; show those that cannot be, and how many there were.
 
     Args:
         url: where the store is; None for where the setting says.
-        app: APP, whose rule sets name the classes.
+        app: what APP names, whose rule sets name the classes.
         dry_run: only find out; then the store is opened for reading only.
 
     Returns:
         The exit code: 1 if a subject could not be migrated.
     """
-    rules = find_app(app)
     migrated = failed = 0
 
     async def failures(store: Store) -> AsyncGenerator[Migrated, None]:
         nonlocal migrated, failed
-        rulebook = make_bus(rules, store=store).rulebook
+        rulebook = make_bus(app, store=store).rulebook
         async for found in migrate_subjects(store, rulebook, dry_run=dry_run):
             if found.error is None:
                 migrated += 1

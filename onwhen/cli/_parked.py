@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Final
 
+from onwhen.cli._app import NamedApp
 from onwhen.cli._fitting import Meant
 from onwhen.cli._forms import ago, cut, error_text, rfc3339, seconds_text
 from onwhen.cli._listing import Column, Output, say, show_rows
@@ -84,12 +85,12 @@ async def _chosen(store: Store, subjects: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(subjects) or parked)
 
 
-async def resume_parked(url: str | None, app: str, subjects: Sequence[str], all: bool, force: bool = False) -> int:
+async def resume_parked(url: str | None, app: NamedApp, subjects: Sequence[str], all: bool, force: bool = False) -> int:
     """Run what subjects are parked at once more, one subject after the other, and tell what came of each.
 
     Args:
         url: where the store is; None for where the setting says.
-        app: APP.
+        app: APP, found.
         subjects: which ones.
         all: every one that is parked before anything is run.
         force: go on even if APP has no rule for some of what would be handled.

@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
-from onwhen.cli._app import App, find_app, make_bus
+from onwhen.cli._app import App, NamedApp, make_bus
 from onwhen.cli._bookmarks import event_time
 from onwhen.cli._fitting import Meant, Waiting, check_app, read_waiting
 from onwhen.cli._forms import clean, cut, shortly
@@ -74,7 +74,7 @@ class Running:
 
 @asynccontextmanager
 async def rules_on(
-    url: str | None, app: str, choose: Callable[[Store], Awaitable[Sequence[Meant]]], *, force: bool
+    url: str | None, app: NamedApp, choose: Callable[[Store], Awaitable[Sequence[Meant]]], *, force: bool
 ) -> AsyncIterator[Running]:
     """Open a bus with the rules of an app on a store; it also handles what is pending there.
 
@@ -84,23 +84,22 @@ async def rules_on(
 
     Args:
         url: where the store is; None for where the setting says.
-        app: APP.
+        app: APP, found.
         choose: finds what is meant.
         force: go on even if no rule is for some of it.
 
     Raises:
         UsageError: the store cannot be opened, or is in use; something that is meant is not there; or it is not the
             right app. The message says so, and nothing was done.
-        AppNotFound: APP names nothing that holds rules.
     """
-    rules = find_app(app)
     async with reading(url) as store:
         meant, moment = await choose(store), await event_time(store)
-        rulebook = make_bus(rules, store=store).rulebook
-        waiting = await read_waiting(store, rulebook, moment or SystemClock().now())
+        rulebook = make_bus(app.app, store=store).rulebook
+        now = moment or SystemClock().now()
+        waiting = await read_waiting(store, rulebook, now, is_virtual=moment is not None)
         if not force:
-            check_app(app, rulebook, waiting, meant)
-    running = Running(_bus(rules, to_write(url, store.partitions), moment), meant, waiting)
+            check_app(app.name, rulebook, waiting, meant)
+    running = Running(_bus(app.app, to_write(url, store.partitions), moment), meant, waiting)
     bus = running.bus
     try:
         await open_to(bus.start())

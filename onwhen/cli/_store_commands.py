@@ -160,6 +160,7 @@ def migrate(app: AppName, /, *, dry_run: Flag = False, store: StoreUrl = None) -
     dry_run
         Only say what would be done. This needs the store for reading only, so it may be in use.
     """
+    from onwhen.cli._app import find_app
     from onwhen.cli._migrate import migrate_store
 
-    return run_async(migrate_store(store, app, dry_run))
+    return run_async(migrate_store(store, find_app(app), dry_run))

@@ -154,7 +154,8 @@ async def test_who_writes_needs_the_file_alone(store: Path, start: Any, command:
     process = start(*command)
     out, err = await asyncio.to_thread(process.communicate, timeout=SECONDS)
     assert (process.returncode, out) == (2, b"")
-    assert f"process {os.getpid()} has it open for writing" in err.decode()
+    assert f"process {os.getpid()} has it open for writing; stop it first" in err.decode()
+    assert ("or look with --dry-run" in err.decode()) == (command[0] == "migrate")
     await used.close()
 
 
