@@ -35,9 +35,15 @@ class Agenda:
         self._numbers = count()
         self._alarm: tuple[datetime, Callable[[], None]] | None = None
         self._is_armed = False
+        self._is_noted = False  # that a timer was set since the store was last asked
 
     def timer(self, due: datetime) -> None:
         """Note that a timer is set."""
+        self._is_noted = True
+        self.stored_timer(due)
+
+    def stored_timer(self, due: datetime) -> None:
+        """Note what the store says the next timer is."""
         if self._next_timer is None or due < self._next_timer:
             self._next_timer = due
             self._set_alarm()
@@ -65,7 +71,7 @@ class Agenda:
         if self._next_timer is None or self._next_timer > self._clock.now():
             return False
         self._next_timer = None
-        self._is_armed = False
+        self._is_armed = self._is_noted = False
         return True
 
     def take_due_retries(self) -> list[Retry]:
@@ -81,9 +87,18 @@ class Agenda:
         self._set_alarm()
 
     def arm_later(self) -> None:
-        """Ring from now on, but not at once: the store's clock is behind ours, and has found nothing due."""
+        """Ring from now on, but not at once: the store's clock is behind ours, and has found nothing due.
+
+        It was not asked about a timer that was set since; so if there is one, it rings at once all the same.
+        """
         self._is_armed = True
-        self._set_alarm(self._clock.now() + _AGAIN)
+        self._set_alarm(None if self._is_noted else self._clock.now() + _AGAIN)
+
+    def ask_again(self) -> None:
+        """Ring from now on, but not at once, to ask the store about timers: it could not be asked."""
+        self._is_noted = False
+        self.stored_timer(self._clock.now())
+        self.arm_later()
 
     def disarm(self) -> None:
         """Ring no more; what is due is kept."""

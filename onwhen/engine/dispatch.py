@@ -142,6 +142,7 @@ class Dispatcher(Generic[_W]):
         self._ready: deque[_Lane[_W]] | _Ready[_W] = deque() if self._ordered is None else self._ordered
         self._active = 0
         self._expected = 0
+        self._ahead = 0
         self._pumping = False
         self._is_ending = False
         self._started = 0
@@ -236,14 +237,20 @@ class Dispatcher(Generic[_W]):
         if not work.fail(error):
             self._loop.call_soon(_raise, error)  # raised here, it would end whatever has started this
 
-    def expect(self) -> None:
-        """Count something that will submit work as work, for `idle`, until `expected`."""
-        self._expected += 1
+    def expect(self, *, ahead: bool = False) -> None:
+        """Count something that will submit work as work, for `idle`, until `expected`.
 
-    def expected(self) -> None:
+        Args:
+            ahead: where all is done by its order, nothing else is begun meanwhile.
+        """
+        self._expected += 1
+        self._ahead += ahead
+
+    def expected(self, *, ahead: bool = False) -> None:
         """Note that what was expected has come."""
         self._expected -= 1
-        if self._ordered and not self._expected:
+        self._ahead -= ahead
+        if self._ordered and not self._ahead:
             self.pump()
         if self._idle:
             self._wake_idle()
@@ -287,7 +294,7 @@ class Dispatcher(Generic[_W]):
                 # Emits whose rules never suspend would keep timers, sockets and Ctrl-C waiting for ever.
                 self._loop.call_soon(self._pump_on)
                 return
-            if self._ordered is not None and self._expected and self._ordered.is_last():
+            if self._ordered is not None and (self._ahead or (self._expected and self._ordered.is_last())):
                 break  # what is on its way comes first, as it would if it were here already
             lane = self._ready.popleft()
             lane.ready = False

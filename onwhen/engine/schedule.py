@@ -51,7 +51,7 @@ class Schedule:
         goes_on: GoesOn,
     ) -> None:
         self.agenda = Agenda(clock, self._ring)
-        self.promotion = Promotion(store, arrivals, self.agenda.timer, log_ahead, goes_on, context)
+        self.promotion = Promotion(store, arrivals, self.agenda.stored_timer, log_ahead, goes_on, context)
         self._clock = clock
         self._loop = loop
         self._context = context
@@ -80,7 +80,7 @@ class Schedule:
         self._dispatcher.start(self._run(self._loop.create_future()), self._context.copy())
 
     async def _run(self, answer: asyncio.Future[bool]) -> None:
-        self._dispatcher.expect()
+        self._dispatcher.expect(ahead=True)
         try:
             found = await self._start_due()
             if found:
@@ -91,14 +91,13 @@ class Schedule:
         except BaseException as error:
             if not self._loop.is_running():
                 raise  # it is gone, and this is only being cleared away
-            self.agenda.timer(self._clock.now())  # ask again
-            self.agenda.arm_later()
+            self.agenda.ask_again()
             answer.set_exception(error)
             answer.exception()  # perhaps nobody waits for it
             if not isinstance(error, Exception):
                 raise
         finally:
-            self._dispatcher.expected()
+            self._dispatcher.expected(ahead=True)
 
     async def _start_due(self) -> bool:
         timers_are_due = self.agenda.take_due_timers()

@@ -17,6 +17,7 @@ from onwhen import EventBus, Limits, RetryPolicy, RuleSet, VirtualClock
 from onwhen.cli._bookmarks import Bookmarks, InputChanged
 from onwhen.cli._dump import dump_subjects
 from onwhen.cli.replay import Reject, ReplayReport, Source, replay
+from onwhen.engine import resend
 from onwhen.engine.store import Store
 from onwhen.storage import create_sqlite_storage
 from onwhen.storage.memory import MemoryStore
@@ -33,6 +34,12 @@ class Durable(MemoryStore):
     @property
     def volatile(self) -> bool:
         return False
+
+
+@pytest.fixture(autouse=True)
+def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store whose process is gone does not answer any more; nobody is to wait for that."""
+    monkeypatch.setattr(resend, "_PATIENCE", 0.0)
 
 
 class Mortal:
