@@ -12,6 +12,7 @@ from functools import partial
 from typing import Final
 
 from onwhen.engine.arrivals import Arrivals, Call
+from onwhen.engine.events import Event
 from onwhen.engine.resend import GoesOn, a_few_times, insist, positions
 from onwhen.engine.store import Accepted, Store
 from onwhen.engine.work import Work
@@ -52,6 +53,7 @@ class Intake:
         self._goes_on = goes_on
         self._waiting: deque[Work] = deque()
         self._batch: list[Work] = []
+        self._missing: dict[str, list[Event]] = {}  # of a source with a bookmark, what was not accepted
         self._is_refused = False
 
     def put(self, work: Work) -> bool:
@@ -71,7 +73,9 @@ class Intake:
             await self._ready()
             while self._waiting:
                 self._batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH))]
-                await self._take_in(self._batch)
+                self._batch = [work for work in self._batch if self._may_be_next(work)]
+                if self._batch:
+                    await self._take_in(self._batch)
                 self._batch = []
         except BaseException as error:
             for work in self.work():
@@ -97,7 +101,34 @@ class Intake:
             for work in batch:
                 work.fail(error)
         finally:
+            self._note_missing(batch)
             self._arrivals.arrived(call, found)
+
+    def _may_be_next(self, work: Work) -> bool:
+        """Refuse what would move a bookmark past an event that was not accepted; that one has to come first."""
+        missing = self._missing.get(work.bookmark[0]) if work.bookmark is not None else None
+        if missing is None:
+            return True
+        if work.event == missing[0]:
+            missing.pop(0)
+            if not missing:
+                del self._missing[work.bookmark[0]]  # type: ignore[index]
+            return True
+        first = missing[0]
+        work.fail(
+            StoreError(
+                f"{first.type} to {first.subject}, id {first.id}, was read before and not accepted; emit it first"
+            )
+        )
+        return False
+
+    def _note_missing(self, batch: Sequence[Work]) -> None:
+        refused = [work for work in batch if work.bookmark is not None and not work.is_accepted]
+        for work in reversed(refused):
+            assert work.bookmark is not None
+            self._missing.setdefault(work.bookmark[0], []).insert(0, work.event)
+        if refused:
+            self._waiting = deque(work for work in self._waiting if self._may_be_next(work))
 
     async def _append(self, batch: Sequence[Work], call: Call) -> Sequence[Accepted]:
         bookmarks = {work.bookmark[0]: work.bookmark[1] for work in batch if work.bookmark is not None}
@@ -122,7 +153,7 @@ class Intake:
         except StoreError:
             return []  # the bus is closing; what is in the log is taken up when it is opened again
         for work, position in zip(batch, found, strict=True):
-            work.position, work.again = position, True
+            work.position, work.again, work.is_accepted = position, True, position is not None
         return [work for work in batch if work.position is not None]
 
 
@@ -130,7 +161,7 @@ def _accepted(batch: Sequence[Work], answers: Sequence[Accepted]) -> list[Work]:
     """Note what became of events; return those that are to be handled."""
     found = []
     for work, answer in zip(batch, answers, strict=True):
-        work.position, work.again = answer.position, not answer.is_new
+        work.position, work.again, work.is_accepted = answer.position, not answer.is_new, True
         if answer.position is not None:
             work.tell_accepted()
             found.append(work)

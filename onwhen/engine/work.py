@@ -77,6 +77,7 @@ class Work(msgspec.Struct, eq=False):
         accepted: waited for by who wants to know no more than that it was accepted.
         starts: how often its handling has begun, this time included, to be noted before it does (a count); None if
             that need not be known.
+        is_accepted: it is known to be accepted, now or before.
         again: it was accepted before, so that it may be known already.
         rank: its order, if it has no position.
     """
@@ -93,6 +94,7 @@ class Work(msgspec.Struct, eq=False):
     bookmark: tuple[str, str] | None = None
     accepted: asyncio.Future[None] | None = None
     starts: int | None = None
+    is_accepted: bool = False
     again: bool = False
     rank: float = math.inf
 

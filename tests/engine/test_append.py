@@ -442,3 +442,39 @@ async def test_a_bookmark_inside_a_turn_is_refused(store: Store) -> None:
         ((_, error),) = (await bus.emit("go", "a")).failures
         assert isinstance(error, TypeError)
         assert "bookmark" in str(error)
+
+
+async def test_a_bookmark_never_passes_what_was_not_accepted() -> None:
+    """When an event finds no room, those that were read after it are refused as well, until it is accepted."""
+    rules = RuleSet("rules")
+
+    @rules.on("go")
+    def go(ctx: Context) -> None:
+        ctx.subject.set("seen", [*ctx.subject.get("seen", []), ctx.payload])
+
+    class Full(Flaky):
+        left = 0
+
+        async def append(self, *arguments: Any) -> Any:
+            if self.left:
+                self.left -= 1
+                raise StoreFull("there is no room")
+            return await super().append(*arguments)
+
+    events = [Event("go", "a", number) for number in range(5)]
+    store = Full(create_memory_storage())
+    async with asyncio.timeout(5), EventBus(rules, store=store) as bus:
+
+        async def emit(*numbers: int) -> list[bool]:
+            tasks = [bus.emit(events[number], bookmark=("file", str(number))) for number in numbers]
+            return [not isinstance(one, StoreError) for one in await asyncio.gather(*tasks, return_exceptions=True)]
+
+        assert await emit(0) == [True]
+        store.left = 5
+        assert await emit(1, 2) == [False, False]
+        assert await emit(3) == [False]
+        assert await emit(2, 3) == [False, False]
+        assert await store.bookmark(0, "file") == "0"
+        assert await emit(1, 2, 3, 4) == [True] * 4
+        assert await store.bookmark(0, "file") == "4"
+        assert await value(bus, "a", "seen") == [0, 1, 2, 3, 4]
