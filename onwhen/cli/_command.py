@@ -11,7 +11,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -25,6 +25,7 @@ from onwhen.cli._bookmarks import Bookmarks
 from onwhen.cli._dump import dump_subjects, whole_file
 from onwhen.cli._options import ReplayOptions, UsageError
 from onwhen.cli._render import clean, progress_on, summary
+from onwhen.cli._running import let_go
 from onwhen.cli.replay import Reject, ReplayReport, Source, replay
 from onwhen.engine.bus import EventBus
 from onwhen.engine.clock import VirtualClock
@@ -35,7 +36,6 @@ __all__ = ["run_replay"]
 
 _INTERRUPTED: Final = 130
 _TOLD: Final = 20  # rejects of a source that are shown (a count)
-_GRACE: Final = 1.0  # seconds for what is under way when a run is cut short; what takes longer is begun anew next time
 
 
 def run_replay(options: ReplayOptions) -> int:
@@ -120,20 +120,10 @@ async def _run(
             raise UsageError(str(error)) from error
         await _replay(options, bus, sources, bookmarks, screen, report)
     except BaseException:
-        await _let_go(bus)
+        asyncio.get_running_loop().set_exception_handler(_tell_unless_closed)
+        await let_go(bus)
         raise
     await bus.close()
-
-
-async def _let_go(bus: EventBus) -> None:
-    """Close the store, so that it does not look as if we had crashed, however long a rule may still take."""
-    asyncio.get_running_loop().set_exception_handler(_tell_unless_closed)
-    try:
-        with suppress(TimeoutError, StoreError):
-            async with asyncio.timeout(_GRACE):
-                await bus.close()
-    finally:
-        await bus.store.close()
 
 
 def _tell(screen: Console, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ from onwhen.engine.outcomes import Outcome, Receipt
 from onwhen.engine.store import Store
 from onwhen.errors import StoreError
 
-__all__ = ["Running", "rules_on"]
+__all__ = ["Running", "let_go", "rules_on"]
 
 _GRACE: Final = 1.0  # seconds for what is under way when a command is cut short; the rest is handled another time
 _ERROR: Final = 300  # characters of an error that are shown (a count)
@@ -106,7 +106,7 @@ async def rules_on(
         yield running
         await bus.close()
     except BaseException:
-        await _let_go(bus)
+        await let_go(bus)
         raise
     finally:
         running.say_what_else()
@@ -121,7 +121,7 @@ def _bus(rules: App, store: Store, moment: datetime | None) -> EventBus:
     return bus
 
 
-async def _let_go(bus: EventBus) -> None:
+async def let_go(bus: EventBus) -> None:
     """Close the store, so that it does not look as if we had crashed, however long a rule may still take."""
     try:
         with suppress(TimeoutError, StoreError):
