@@ -161,8 +161,8 @@ class EventBus:
             StoreError: the store did not answer, so it is not known whether the event was accepted. To make sure,
                 emit it again with the same id.
         """
-        if isinstance(event, Event) and any(more is not None for more in (subject, data, id, time, extensions)):
-            raise TypeError("emit: a whole event says everything itself; change a copy of it with event.replace(...)")
+        if isinstance(event, Event):
+            _check_alone("emit", subject, data, id, time, extensions)
         turn, now = self._turn() if OPEN_TURNS.get() else None, None
         if turn is not None:
             if bookmark is not None:
@@ -197,8 +197,8 @@ class EventBus:
         """
         if OPEN_TURNS.get() and self._turn() is not None:
             return await self.emit(event, subject, data, id=id, time=time, extensions=extensions, bookmark=bookmark)
-        if isinstance(event, Event) and any(more is not None for more in (subject, data, id, time, extensions)):
-            raise TypeError("append: a whole event says everything itself; change a copy of it with event.replace(...)")
+        if isinstance(event, Event):
+            _check_alone("append", subject, data, id, time, extensions)
         event = self._event(event, subject, data, id, time or self.clock.now(), extensions)
         receipt = Receipt(event)
         await self._open_here().append(event, receipt, bookmark)
@@ -473,3 +473,8 @@ class EventBus:
 
     def __repr__(self) -> str:
         return f"<EventBus {sum(1 for _ in self.rulebook.rules())} rules over {type(self.store).__name__}>"
+
+
+def _check_alone(verb: str, *more: object) -> None:
+    if any(one is not None for one in more):
+        raise TypeError(f"{verb}: a whole event says everything itself; change a copy of it with event.replace(...)")
