@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from onwhen.engine.retries import RetryPolicy
     from onwhen.engine.rules import ANY, RuleSet, changed, deleted, when
     from onwhen.engine.subjects import Subject
+    from onwhen.engine.worker import Worker, WorkerStatus
     from onwhen.errors import OnwhenError
     from onwhen.settings import Settings
     from onwhen.storage.memory import create_memory_storage
@@ -57,6 +58,8 @@ __all__ = [
     "Subject",
     "SystemClock",
     "VirtualClock",
+    "Worker",
+    "WorkerStatus",
     "changed",
     "create_memory_storage",
     "create_sqlite_storage",
@@ -69,6 +72,8 @@ __all__ = [
 _HOME: Final = {
     "Container": "onwhen.container",
     "EventBus": "onwhen.engine.bus",
+    "Worker": "onwhen.engine.worker",
+    "WorkerStatus": "onwhen.engine.worker",
     "Middleware": "onwhen.engine.chain",
     "Next": "onwhen.engine.chain",
     "Clock": "onwhen.engine.clock",

@@ -30,6 +30,7 @@ __all__ = [
     "RuleFailed",
     "RuleTimeout",
     "SettingError",
+    "StoreBusy",
     "StoreConflict",
     "StoreCorrupt",
     "StoreError",
@@ -41,6 +42,7 @@ __all__ = [
     "UnknownDeadLetter",
     "UnknownProperty",
     "UnknownRule",
+    "WorkerStalled",
 ]
 
 
@@ -231,6 +233,22 @@ class StoreFull(StoreError):
     """There is no room left; nothing of what was asked is stored. Make room, and it goes on."""
 
 
+class StoreBusy(StoreFull):
+    """Too many events are pending already; nothing of what was asked is stored. Wait, and send it again.
+
+    Attributes:
+        partition: the partition whose log is that long.
+        backlog: events that are pending there (a count).
+        limit: how many may be (a count).
+    """
+
+    def __init__(self, message: str, *, partition: int, backlog: int, limit: int) -> None:
+        super().__init__(message)
+        self.partition = partition
+        self.backlog = backlog
+        self.limit = limit
+
+
 class StoreCorrupt(StoreError):
     """What is stored is damaged, or cut short. It is left as it is; restore it from a copy."""
 
@@ -241,6 +259,10 @@ class StoreFormatError(StoreError):
 
 class StoreConflict(StoreError):
     """State moved on between load and commit, and what was asked cannot be applied to the newer state."""
+
+
+class WorkerStalled(OnwhenError, RuntimeError):
+    """A worker makes no progress; the message says what it waits for. Start it again."""
 
 
 class SettingError(OnwhenError, ValueError):

@@ -23,9 +23,11 @@ from onwhen.engine.limits import Limits
 from onwhen.engine.outcomes import Outcome, Receipt
 from onwhen.engine.parking import Parking
 from onwhen.engine.pipeline import Pipeline
+from onwhen.engine.producer import Producer
 from onwhen.engine.rulebook import Rulebook
 from onwhen.engine.rules import RuleSet
 from onwhen.engine.sessions import StoreSession
+from onwhen.engine.shared import is_shared
 from onwhen.engine.state import Snapshot
 from onwhen.engine.store import Commit, CommitResult, DeadLetter, Retry, Store
 from onwhen.engine.subjects import Subject
@@ -73,7 +75,7 @@ class EventBus:
         self.observers: list[Callable[[Outcome], None]] = []
         self.module_sets: dict[str, RuleSet] = {}
         self._context = copy_context()
-        self._pipeline: Pipeline | None = None
+        self._pipeline: Pipeline | Producer | None = None
         self._lock = threading.Lock()
         self._is_closed = False
         self._entered = 0
@@ -447,7 +449,7 @@ class EventBus:
         if not self._entered:
             await self.close()
 
-    def _open_here(self) -> Pipeline:
+    def _open_here(self) -> Pipeline | Producer:
         pipeline = self._pipeline
         if pipeline is not None and pipeline.loop is asyncio.get_running_loop() and not self._is_closed:
             return pipeline
@@ -455,7 +457,7 @@ class EventBus:
             raise BusClosed("the bus is closed and takes no more events; enter it again with 'async with'")
         return self._here()
 
-    def _here(self) -> Pipeline:
+    def _here(self) -> Pipeline | Producer:
         """Return the pipeline of the running event loop; if the bus was open on one that has ended, a new one."""
         loop = asyncio.get_running_loop()
         with self._lock:
@@ -468,8 +470,13 @@ class EventBus:
                         "with asyncio.run_coroutine_threadsafe"
                     )
                 pipeline.abandon()
-            self._pipeline = pipeline = Pipeline(self, loop, self._context, before=pipeline)
+            self._pipeline = pipeline = self._new_pipeline(loop, pipeline)
             return pipeline
+
+    def _new_pipeline(self, loop: asyncio.AbstractEventLoop, before: Pipeline | Producer | None) -> Pipeline | Producer:
+        if is_shared(self.store):
+            return Producer(self, self.store, loop, self._context)
+        return Pipeline(self, loop, self._context, before=before if isinstance(before, Pipeline) else None)
 
     def __repr__(self) -> str:
         return f"<EventBus {sum(1 for _ in self.rulebook.rules())} rules over {type(self.store).__name__}>"

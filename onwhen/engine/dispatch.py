@@ -145,6 +145,8 @@ class Dispatcher(Generic[_W]):
         self._ahead = 0
         self._pumping = False
         self._is_ending = False
+        self._is_alone = False
+        self._is_halted = False
         self._started = 0
         self._starter = EagerStarter(loop)
         self._idle: list[asyncio.Future[None]] = []
@@ -219,9 +221,34 @@ class Dispatcher(Generic[_W]):
             yield from lane.urgent
             yield from lane.work
 
+    def waiting(self, subject: str) -> int:
+        """Return how much work of a subject waits (a count)."""
+        lane = self._lanes.get(subject)
+        return len(lane.work) if lane is not None else 0
+
+    def is_held(self, subject: str) -> bool:
+        """Tell whether a subject's work waits until something is done that holds it."""
+        lane = self._lanes.get(subject)
+        return lane is not None and bool(lane.holds)
+
     def one_by_one(self, only: bool) -> None:
         """Work on one subject at a time, or again on as many as the limit allows."""
-        self._limit = 1 if only else self._full_limit
+        self._is_alone = only
+        self._set_limit()
+
+    def allow(self, limit: int) -> None:
+        """Work on so many subjects at the same time from now on (a count); see `limit`."""
+        self._full_limit = limit
+        self._set_limit()
+        self.pump()
+
+    def halt(self) -> None:
+        """Start nothing more; `idle` waits for what is being done, and the rest is dropped with the dispatcher."""
+        self._is_halted = True
+        self._set_limit()
+
+    def _set_limit(self) -> None:
+        self._limit = 0 if self._is_halted else 1 if self._is_alone else self._full_limit
 
     def all_work(self) -> Iterator[_W]:
         """Go through the work of all subjects."""
@@ -258,7 +285,7 @@ class Dispatcher(Generic[_W]):
     async def idle(self) -> None:
         """Wait until nothing is worked on, nothing is ready and nothing is about to be."""
         self.pump()
-        while self._is_busy():
+        while self.is_busy():
             waiter = self._loop.create_future()
             self._idle.append(waiter)
             await waiter
@@ -358,11 +385,12 @@ class Dispatcher(Generic[_W]):
             self._is_ending = ends_the_loop(self._loop)
         return self._is_ending
 
-    def _is_busy(self) -> bool:
-        return bool(self._active or self._ready or self._expected)
+    def is_busy(self) -> bool:
+        """Tell whether something is done, could be done now, or is about to be submitted."""
+        return bool(self._active or self._expected or (self._ready and not self._is_halted))
 
     def _wake_idle(self) -> None:
-        if self._idle and not self._is_busy():
+        if self._idle and not self.is_busy():
             waiters, self._idle = self._idle, []
             for waiter in waiters:
                 if not waiter.done():

@@ -33,6 +33,7 @@ class Intake:
         ready: awaited before the first event is appended.
         log_ahead: called with names of subjects before anything of theirs is put into the log.
         goes_on: whether to ask the store again what nobody waits for.
+        others_handle: it is others who handle what is in the log, and they read it there.
     """
 
     def __init__(
@@ -43,6 +44,8 @@ class Intake:
         ready: Callable[[], Awaitable[None]],
         log_ahead: Callable[[Iterable[str]], Awaitable[None]],
         goes_on: GoesOn,
+        *,
+        others_handle: bool = False,
     ) -> None:
         self.is_running = False
         self._partition = partition
@@ -51,6 +54,7 @@ class Intake:
         self._ready = ready
         self._log_ahead = log_ahead
         self._goes_on = goes_on
+        self._others_handle = others_handle
         self._waiting: deque[Work] = deque()
         self._batch: list[Work] = []
         self._missing: dict[str, list[Event]] = {}  # of a source with a bookmark, what was not accepted
@@ -95,7 +99,7 @@ class Intake:
         except StoreError as error:
             for work in batch:
                 work.fail(error)
-            if not self._is_refused:
+            if not (self._is_refused or self._others_handle):
                 found = await self._find(batch)
         except Exception as error:
             for work in batch:

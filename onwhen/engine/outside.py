@@ -32,6 +32,7 @@ class OutsideCommits:
         log_ahead: called with names of subjects before anything of theirs is put into the log.
         forget: called with the name of a subject that was written.
         goes_on: whether to ask the store again what nobody waits for.
+        others_handle: it is others who handle what is in the store, and they read it there.
     """
 
     def __init__(
@@ -43,6 +44,8 @@ class OutsideCommits:
         log_ahead: Callable[[Iterable[str]], Awaitable[None]],
         forget: Callable[[str], None],
         goes_on: GoesOn,
+        *,
+        others_handle: bool = False,
     ) -> None:
         self._store = store
         self._dispatcher = dispatcher
@@ -51,6 +54,7 @@ class OutsideCommits:
         self._log_ahead = log_ahead
         self._forget = forget
         self._goes_on = goes_on
+        self._others_handle = others_handle
 
     async def commit(self, commit: Commit) -> tuple[CommitResult, bool, list[Receipt]]:
         """Commit, and wait until the messages and retries in it, and all that follows, are handled.
@@ -83,9 +87,12 @@ class OutsideCommits:
             await self._ready()
             await self._log_ahead(event.subject for event in commit.messages)
             call = self._arrivals.calling()
-            result, is_first_answer = await commit_surely(self._store, commit, a_few_times)
+            result, is_first_answer = await commit_surely(
+                self._store, commit, a_few_times, looks_up=not self._others_handle
+            )
             call.late = not is_first_answer
-            if result.answer is Answer.OK and call.late and not await insist(partial(self._has, commit), a_few_times):
+            is_sure = not call.late or self._others_handle or await insist(partial(self._has, commit), a_few_times)
+            if result.answer is Answer.OK and not is_sure:
                 # What it takes away is gone, but by somebody else's hand: a dead letter was discarded meanwhile.
                 result = CommitResult(Answer.DONE)
             answers.append((result, is_first_answer))
@@ -98,7 +105,7 @@ class OutsideCommits:
         except BaseException as error:
             cascade.error = error
             cascade.settle()
-            if call is not None and isinstance(error, StoreError):
+            if call is not None and isinstance(error, StoreError) and not self._others_handle:
                 sent, call.late = await self._find(commit), True
             if not isinstance(error, Exception):
                 raise

@@ -12,37 +12,30 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from contextvars import Context, copy_context
 from datetime import datetime
-from typing import TYPE_CHECKING, Final, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING
 
-from onwhen.engine.arrivals import Arrivals, Call
+from onwhen.engine.arrivals import Arrivals
 from onwhen.engine.dispatch import Dispatcher
-from onwhen.engine.endings import timed
 from onwhen.engine.events import Event
+from onwhen.engine.handling import Committed, Handling, Sent
 from onwhen.engine.intake import Intake
 from onwhen.engine.outcomes import Outcome, Receipt
 from onwhen.engine.outside import OutsideCommits
 from onwhen.engine.parking import Parking
 from onwhen.engine.partitions import partition_of
+from onwhen.engine.promotion import Promotion
 from onwhen.engine.recovery import Held, Suspects, read_held
-from onwhen.engine.resend import a_few_times, commit_surely, pause
+from onwhen.engine.resend import a_few_times, commit_surely
 from onwhen.engine.schedule import Schedule
-from onwhen.engine.state import State
 from onwhen.engine.store import Answer, Commit, CommitResult, Retry
-from onwhen.engine.subjects import Subject
-from onwhen.engine.turns import Turn
 from onwhen.engine.work import Cascade, Work, pending
-from onwhen.errors import MigrationError, RuleTimeout, StoreConflict, StoreError
+from onwhen.errors import StoreError
 
 if TYPE_CHECKING:
     from onwhen.engine.bus import EventBus
 
 __all__ = ["Pipeline"]
-
-_MAX_CONFLICTS: Final = 100  # each one means that somebody else has committed, so this is somebody who never stops
-_MAX_CANCELS: Final = 3  # turns of one event; whoever cancels a turn is most often its own rule, and does it again
-
-_Hot: TypeAlias = "dict[str, tuple[type[Subject], State]]"
-_Committed: TypeAlias = tuple[Turn, Commit, CommitResult, Call | None]
 
 
 class Pipeline:
@@ -74,19 +67,17 @@ class Pipeline:
             Intake(n, self._store, self._arrivals, self.ready, self._log_ahead, self._goes_on)
             for n in range(self._partitions)
         ]
-        self._schedule = Schedule(
-            bus.clock,
-            loop,
-            context,
+        self._schedule = Schedule(bus.clock, loop, context, self._promote, self._dispatcher, self._submit)
+        self._promotion = Promotion(
             self._store,
             self._arrivals,
-            self._dispatcher,
-            self._submit,
+            self._schedule.agenda.stored_timer,
             self._log_ahead,
             self._goes_on,
+            context,
         )
         self._suspects = Suspects(self._store, self._dispatcher.one_by_one)
-        self._hot: _Hot = {}
+        self._handling = Handling(bus, loop, self._suspects, self._goes_on, self._send)
         self._is_in_trouble = False
         # What ended with the process could not be read here.
         self._may_find_suspects = before is None and not self._is_volatile
@@ -138,7 +129,7 @@ class Pipeline:
         others: list[Work] = []
         for partition in held:
             if partition.pending:
-                self._schedule.promotion.known(partition.partition, partition.pending[-1].position)
+                self._promotion.known(partition.partition, partition.pending[-1].position)
             for retry in partition.retries:
                 if (starts := partition.suspected.get(retry.key)) is not None:
                     suspected.append(Work(retry.event, self.context, retry=retry, starts=starts))
@@ -185,10 +176,7 @@ class Pipeline:
 
     def forget(self, subject: str | None = None) -> None:
         """Load a subject, or all of them, anew for their next turn."""
-        if subject is not None:
-            self._hot.pop(subject, None)
-        else:
-            self._hot = {}  # a turn that is running returns its state to the old one
+        self._handling.forget(subject)
 
     # -- accepting
 
@@ -273,48 +261,18 @@ class Pipeline:
 
     async def _handle(self, work: Work) -> None:
         try:
-            self._follow_up(work, *await self._committed(work))
+            if self._has_given_up:
+                raise StoreError("the bus is closing, and its store does not answer; this is left in the store")
+            try:
+                committed = await self._handling.committed(work)
+            except BaseException:
+                if work.unlogged and self.loop.is_running():  # else it is gone, and this is only being cleared away
+                    await self._log(work)
+                raise
+            self._follow_up(work, committed)
         finally:
             if work.starts is not None:
                 self._suspects.leave(work)
-
-    async def _committed(self, work: Work) -> _Committed:
-        """Run turns until one of them has had its answer from the store; from then on the event is handled."""
-        tries = conflicts = 0
-        refused: BaseException | None = None
-        if self._has_given_up:
-            raise StoreError("the bus is closing, and its store does not answer; this is left in the store")
-        if work.cancels > _MAX_CANCELS:
-            refused = asyncio.CancelledError(f"{work.cancels} turns of this event were cancelled in a row")
-        while True:
-            try:
-                if work.starts is not None and refused is None:
-                    refused = await self._suspects.begin(work, work.starts)
-                committed = await self._attempt(work, refused)
-                if committed is not None:
-                    return committed
-                conflicts += 1
-                if conflicts > _MAX_CONFLICTS:
-                    name = work.event.subject
-                    refused = StoreConflict(f"{name} was changed by others during {conflicts} turns in a row")
-            except StoreError as error:
-                # The event is safe in the log. Later ones of the subject wait behind it, so that order is kept.
-                tries += 1
-                if not self._goes_on(tries, error):
-                    work.settle()
-                    raise
-                await pause(tries)
-            except BaseException as error:
-                if not self.loop.is_running():
-                    raise  # it is gone, and this is only being cleared away
-                is_late_again = isinstance(error, RuleTimeout) and not isinstance(refused, RuleTimeout)
-                if isinstance(error, Exception | GeneratorExit) and (refused is None or is_late_again):
-                    refused = error  # not a rule's failure, but the event must not block its subject for ever
-                    continue
-                if isinstance(error, asyncio.CancelledError):
-                    work.cancels += 1
-                await self._log(work)
-                raise
 
     def _unlogged(self, subject: str) -> Work | None:
         """Return the work that is being done on a subject, if its event was not put into the log."""
@@ -333,79 +291,38 @@ class Pipeline:
             if (ahead := self._unlogged(name)) is not None and ahead is not own:
                 await self._log(ahead)
 
-    async def _attempt(self, work: Work, refused: BaseException | None) -> _Committed | None:
-        """Run one turn and commit it; None if it has to be run again on newer state."""
-        name, hot = work.event.subject, self._hot
-        # Taken out while the turn changes it: if that ends badly, the next turn must not see what is half done.
-        known = hot.pop(name, None)
-        if known is None or refused is not None:
-            known, refused = await self._load(name, refused)
-        bus = self._bus
-        turn = Turn(
-            event=work.event,
-            subject_type=known[0],
-            state=known[1],
-            rulebook=bus.rulebook,
-            limits=bus.limits,
-            clock=bus.clock,
-            read=bus.read,
-            source=bus.source,
-            retry=work.retry,
-            refused=refused,
-            now=work.now,
-        )
-        if (seconds := bus.limits.turn_timeout) is None:
-            await turn.run()
-        else:
-            await timed(turn.run(), turn, seconds, self.loop)
-        # One that leaves nothing is committed as well: it may have read what was out of date.
-        commit = turn.commit(self._partition_of(name), token=None, handled=work.position)
-        call: Call | None = None
+    async def _send(self, work: Work, commit: Commit) -> Sent:
+        """Send the commit of a turn; what it appends arrives in the order of the log."""
         if self._is_volatile:
             if commit.messages:
                 await self._log_ahead((event.subject for event in commit.messages), own=work)
-            result, is_first_answer = await self._store.commit(commit), True
+            sent = Sent(await self._store.commit(commit))
         elif not commit.messages:
-            result, is_first_answer = await commit_surely(self._store, commit, self._goes_on)
+            sent = Sent(*await commit_surely(self._store, commit, self._goes_on))
         else:
+            sent = await self._send_messages(commit)
+        if sent.result.answer is not Answer.CONFLICT:
+            work.unlogged = False
+            self._is_in_trouble = False
+        return sent
+
+    async def _send_messages(self, commit: Commit) -> Sent:
+        call = self._arrivals.calling()
+
+        def refused_by_store() -> None:
+            nonlocal call
+            self._arrivals.arrived(call, ())  # it keeps nobody else waiting until there is room for it
             call = self._arrivals.calling()
 
-            def refused_by_store() -> None:
-                nonlocal call
-                assert call is not None
-                self._arrivals.arrived(call, ())  # it keeps nobody else waiting until there is room for it
-                call = self._arrivals.calling()
-
-            try:
-                result, is_first_answer = await commit_surely(self._store, commit, self._goes_on, refused_by_store)
-                call.late = not is_first_answer
-            except BaseException:
-                self._arrivals.arrived(call, ())
-                raise
+        try:
+            result, is_first_answer = await commit_surely(self._store, commit, self._goes_on, refused_by_store)
+        except BaseException:
+            self._arrivals.arrived(call, ())
+            raise
+        call.late = not is_first_answer
         if result.answer is Answer.CONFLICT:
-            if call is not None:
-                self._arrivals.arrived(call, ())
-            return None
-        work.unlogged = False
-        self._is_in_trouble = False
-        if result.answer is Answer.OK and is_first_answer and refused is None:
-            turn.state.committed(commit.write, result.version)
-            if len(hot) >= bus.limits.hot_subjects:
-                del hot[next(iter(hot))]  # the one that was not used for longest
-            hot[name] = known
-        return turn, commit, result, call
-
-    async def _load(
-        self, name: str, refused: BaseException | None
-    ) -> tuple[tuple[type[Subject], State], BaseException | None]:
-        record = await self._store.load(name)
-        cls = self._bus.rulebook.subject_type(name)
-        if refused is None:
-            try:
-                return (cls, cls._state_of(record)), None
-            except MigrationError as error:
-                refused = error
-        return (Subject, Subject._state_of(record)), refused
+            self._arrivals.arrived(call, ())
+        return Sent(result, is_first_answer, call)
 
     def _goes_on(self, tries: int, error: StoreError) -> bool:
         """Tell whether to ask the store again; once that is given up, nothing more is begun."""
@@ -424,8 +341,9 @@ class Pipeline:
 
     # -- what a turn has left
 
-    def _follow_up(self, work: Work, turn: Turn, commit: Commit, result: CommitResult, call: Call | None) -> None:
+    def _follow_up(self, work: Work, committed: Committed) -> None:
         """Send on what a turn has left, and let those go on who wait for it."""
+        turn, commit, result, call = committed.turn, committed.commit, committed.result, committed.call
         if work.receipt is not None and result.answer is not Answer.FENCED:
             # One that was accepted before, and is handled by now: the answer that it is pending came late.
             work.receipt.status = "duplicate" if result.answer is Answer.DONE and work.again else "handled"
@@ -448,7 +366,7 @@ class Pipeline:
         elif sent:
             self._send_on(sent)
         if outcome is not None and self._bus.observers:
-            self._tell(outcome, work)
+            self._handling.tell(outcome, partial(self._dispatcher.interrupt, work))
         work.settle()
 
     def _hold(self, retry: Retry) -> None:
@@ -461,16 +379,6 @@ class Pipeline:
         if not retry.parked:
             self._schedule.agenda.retry(retry)
 
-    def _tell(self, outcome: Outcome, work: Work) -> None:
-        for observer in tuple(self._bus.observers):
-            try:
-                observer(outcome)
-            except (KeyboardInterrupt, SystemExit) as error:
-                self._dispatcher.interrupt(work, error)
-            except BaseException as error:
-                details = {"message": f"the observer {observer!r} failed", "exception": error}
-                self.loop.call_exception_handler(details)
-
     # -- timers and retries
 
     @property
@@ -481,6 +389,9 @@ class Pipeline:
     async def run_due(self) -> bool:
         """Start what has become due; see `Schedule.run`."""
         return await self._schedule.run()
+
+    async def _promote(self) -> bool:
+        return await self._promotion.run(self._dispatcher.active_subjects())
 
     # -- commits that do not come from a turn
 

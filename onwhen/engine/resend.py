@@ -133,7 +133,12 @@ async def insist(call: Callable[[], Awaitable[_T]], goes_on: GoesOn) -> _T:
 
 
 async def commit_surely(
-    store: Store, commit: Commit, goes_on: GoesOn, refused: Callable[[], None] | None = None
+    store: Store,
+    commit: Commit,
+    goes_on: GoesOn,
+    refused: Callable[[], None] | None = None,
+    *,
+    looks_up: bool = True,
 ) -> tuple[CommitResult, bool]:
     """Commit, and find out whether it was stored, however often the answer is lost.
 
@@ -145,10 +150,11 @@ async def commit_surely(
         commit: what is stored; sent unchanged each time.
         goes_on: whether to try again.
         refused: called when it is certain that nothing was stored, before it is tried again.
+        looks_up: whoever asks has to know where its messages stand in the log.
 
     Returns:
         The answer, and whether it was had at the first try. If it was not, and the commit is stored, its messages
-        were looked up in the log, and the version is not known: others may have committed since.
+        were looked up in the log, if that was asked for, and the version is not known: others may have committed since.
 
     Raises:
         StoreError: it is not known whether the commit is stored.
@@ -161,7 +167,8 @@ async def commit_surely(
             result = await (Undisturbed(asked) if is_cancelled else asked)
             if tries and result.answer is Answer.DONE:
                 # There is only one who asked: what was done is what was asked for before.
-                result = CommitResult(Answer.OK, None, await Undisturbed(_appended(store, commit, is_cancelled)))
+                found = Undisturbed(_appended(store, commit, is_cancelled)) if looks_up else _unknown(commit)
+                result = CommitResult(Answer.OK, None, await found)
         except asyncio.CancelledError:
             if is_cancelled:
                 raise
@@ -183,6 +190,10 @@ async def _appended(store: Store, commit: Commit, is_cancelled: bool) -> Sequenc
     if is_cancelled and ends_the_loop(asyncio.get_running_loop()):
         return [None] * len(commit.messages)
     return await positions(store, commit.messages, commit.partition, commit.handled)
+
+
+async def _unknown(commit: Commit) -> Sequence[Position | None]:
+    return [None] * len(commit.messages)
 
 
 async def positions(

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextvars import Context
 from datetime import datetime
 
 from onwhen.engine.agenda import Agenda
-from onwhen.engine.arrivals import Arrivals
 from onwhen.engine.clock import Clock, VirtualClock
 from onwhen.engine.dispatch import Dispatcher
-from onwhen.engine.promotion import Promotion
-from onwhen.engine.resend import GoesOn
-from onwhen.engine.store import Retry, Store
+from onwhen.engine.store import Retry
 from onwhen.engine.work import Work
 
 __all__ = ["Schedule"]
@@ -30,12 +27,9 @@ class Schedule:
         clock: where the time comes from.
         loop: the event loop.
         context: context variables of what timers and retries lead to.
-        store: where timers are.
-        arrivals: where timers go when they are due.
+        promote: has the store move timers that are due to the log, and tells whether there were any.
         dispatcher: whose lanes retries are put into.
         submit: puts a retry for which nobody waits into its lane.
-        log_ahead: called with names of subjects before anything of theirs is put into the log.
-        goes_on: whether to ask the store again.
     """
 
     def __init__(
@@ -43,18 +37,15 @@ class Schedule:
         clock: Clock,
         loop: asyncio.AbstractEventLoop,
         context: Context,
-        store: Store,
-        arrivals: Arrivals,
+        promote: Callable[[], Awaitable[bool]],
         dispatcher: Dispatcher[Work],
         submit: Callable[[Work], None],
-        log_ahead: Callable[[Iterable[str]], Awaitable[None]],
-        goes_on: GoesOn,
     ) -> None:
         self.agenda = Agenda(clock, self._ring)
-        self.promotion = Promotion(store, arrivals, self.agenda.stored_timer, log_ahead, goes_on, context)
         self._clock = clock
         self._loop = loop
         self._context = context
+        self._promote = promote
         self._dispatcher = dispatcher
         self._submit = submit
         # Where all is done by its order, a replay is to do the same again: then retries come after all else.
@@ -101,7 +92,7 @@ class Schedule:
 
     async def _start_due(self) -> bool:
         timers_are_due = self.agenda.take_due_timers()
-        found = timers_are_due and await self.promotion.run(self._dispatcher.active_subjects())
+        found = timers_are_due and await self._promote()
         for retry in self.agenda.take_due_retries():
             found = True
             self._start(retry)

@@ -255,7 +255,7 @@ async def test_the_least_used_subjects_leave_memory_first() -> None:
     for subject in "abacad":
         await bus.emit("counted", subject)
     assert bus._pipeline is not None
-    assert sorted(bus._pipeline._hot) == ["a", "d"]
+    assert sorted(bus._pipeline._handling._hot) == ["a", "d"]
     await bus.emit("counted", "b")
     assert [await value(bus, subject, "n") for subject in "abcd"] == [3, 2, 1, 1]
 

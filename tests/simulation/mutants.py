@@ -88,6 +88,7 @@ def _changed(text: str, mutant: Mutant) -> str:
 
 
 _MEMORY: Final = "onwhen/storage/memory.py"
+_HANDLING: Final = "onwhen/engine/handling.py"
 _PIPELINE: Final = "onwhen/engine/pipeline.py"
 
 MUTANTS: Final = (
@@ -165,13 +166,18 @@ MUTANTS: Final = (
     # -- the way of an event
     Mutant(
         "the state of a turn that had to be run again is kept",
-        _PIPELINE,
+        _HANDLING,
         [("known = hot.pop(name, None)", "known = hot.get(name)")],
     ),
     Mutant(
         "a state is kept whose version is not known",
-        _PIPELINE,
-        [("if result.answer is Answer.OK and is_first_answer and refused is None:", "if result.answer is Answer.OK:")],
+        _HANDLING,
+        [
+            (
+                "if result.answer is Answer.OK and sent.is_first_answer and refused is None:",
+                "if result.answer is Answer.OK:",
+            )
+        ],
     ),
     Mutant(
         "what was done before an answer was lost counts as done by others",

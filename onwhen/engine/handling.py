@@ -1,0 +1,210 @@
+"""The handling of one event: turns, until one of them has had its answer from the store; and the state kept for more.
+
+Belongs here: loading, running, committing, and running again on newer state. It must not know where work comes from,
+in which order it is done, nor what becomes of what a turn has left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import msgspec
+
+from onwhen.engine.arrivals import Call
+from onwhen.engine.endings import timed
+from onwhen.engine.outcomes import Outcome
+from onwhen.engine.partitions import partition_of
+from onwhen.engine.recovery import Suspects
+from onwhen.engine.resend import GoesOn, pause
+from onwhen.engine.state import State
+from onwhen.engine.store import Answer, Commit, CommitResult
+from onwhen.engine.subjects import Subject
+from onwhen.engine.turns import Turn
+from onwhen.engine.work import Work
+from onwhen.errors import MigrationError, RuleTimeout, StoreConflict, StoreError
+
+if TYPE_CHECKING:
+    from onwhen.engine.bus import EventBus
+
+__all__ = ["Committed", "Handling", "Sent"]
+
+_MAX_CONFLICTS: Final = 100  # each one means that somebody else has committed, so this is somebody who never stops
+_MAX_CANCELS: Final = 3  # turns of one event; whoever cancels a turn is most often its own rule, and does it again
+
+_Hot: TypeAlias = "dict[str, tuple[type[Subject], State]]"
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """A commit that was sent.
+
+    Attributes:
+        result: what the store has answered.
+        is_first_answer: it was had at the first try; else the version in it is not known.
+        call: where the messages of the commit arrive; None if it has none.
+    """
+
+    result: CommitResult
+    is_first_answer: bool = True
+    call: Call | None = None
+
+
+class Committed(msgspec.Struct, frozen=True):
+    """A turn that is over, and what it has come to."""
+
+    turn: Turn
+    commit: Commit
+    result: CommitResult
+    call: Call | None
+
+
+class Handling:
+    """Handles events, one at a time per subject, and keeps the subjects that it has seen last.
+
+    Args:
+        bus: whose rules, store, clock and limits are used.
+        loop: the event loop.
+        suspects: notes beginnings of what may have killed a process.
+        goes_on: whether to ask the store again.
+        send: sends a commit, and finds out what it has come to; the work is what the turn was about.
+        token: the owner's token of the partition; None where nobody can take over.
+
+    Attributes:
+        most_hot: how many subjects are kept (a count).
+    """
+
+    def __init__(
+        self,
+        bus: EventBus,
+        loop: asyncio.AbstractEventLoop,
+        suspects: Suspects,
+        goes_on: GoesOn,
+        send: Callable[[Work, Commit], Awaitable[Sent]],
+        token: str | None = None,
+    ) -> None:
+        self.most_hot = bus.limits.hot_subjects
+        self._bus = bus
+        self._store = bus.store
+        self._partitions = bus.store.partitions
+        self._loop = loop
+        self._suspects = suspects
+        self._goes_on = goes_on
+        self._send = send
+        self._token = token
+        self._hot: _Hot = {}
+
+    def forget(self, subject: str | None = None) -> None:
+        """Load a subject, or all of them, anew for their next turn."""
+        if subject is not None:
+            self._hot.pop(subject, None)
+        else:
+            self._hot = {}  # a turn that is running returns its state to the old one
+
+    async def committed(self, work: Work) -> Committed:
+        """Run turns until one of them has had its answer from the store; from then on the event is handled.
+
+        Raises:
+            StoreError: nobody goes on asking the store; whoever waits for the work was let go.
+        """
+        tries = conflicts = 0
+        refused: BaseException | None = None
+        if work.cancels > _MAX_CANCELS:
+            refused = asyncio.CancelledError(f"{work.cancels} turns of this event were cancelled in a row")
+        while True:
+            try:
+                if work.starts is not None and refused is None:
+                    refused = await self._suspects.begin(work, work.starts)
+                committed = await self._attempt(work, refused)
+                if committed is not None:
+                    return committed
+                conflicts += 1
+                if conflicts > _MAX_CONFLICTS:
+                    name = work.event.subject
+                    refused = StoreConflict(f"{name} was changed by others during {conflicts} turns in a row")
+            except StoreError as error:
+                # The event is safe in the log. Later ones of the subject wait behind it, so that order is kept.
+                tries += 1
+                if not self._goes_on(tries, error):
+                    work.settle()
+                    raise
+                await pause(tries)
+            except BaseException as error:
+                if not self._loop.is_running():
+                    raise  # it is gone, and this is only being cleared away
+                is_late_again = isinstance(error, RuleTimeout) and not isinstance(refused, RuleTimeout)
+                if isinstance(error, Exception | GeneratorExit) and (refused is None or is_late_again):
+                    refused = error  # not a rule's failure, but the event must not block its subject for ever
+                    continue
+                if isinstance(error, asyncio.CancelledError):
+                    work.cancels += 1
+                raise
+
+    def tell(self, outcome: Outcome, interrupt: Callable[[BaseException], None]) -> None:
+        """Tell the bus's observers what a turn has come to.
+
+        Args:
+            outcome: what they are told.
+            interrupt: called with an error that is to end the program.
+        """
+        for observer in tuple(self._bus.observers):
+            try:
+                observer(outcome)
+            except (KeyboardInterrupt, SystemExit) as error:
+                interrupt(error)
+            except BaseException as error:
+                details = {"message": f"the observer {observer!r} failed", "exception": error}
+                self._loop.call_exception_handler(details)
+
+    async def _attempt(self, work: Work, refused: BaseException | None) -> Committed | None:
+        """Run one turn and commit it; None if it has to be run again on newer state."""
+        name, hot = work.event.subject, self._hot
+        # Taken out while the turn changes it: if that ends badly, the next turn must not see what is half done.
+        known = hot.pop(name, None)
+        if known is None or refused is not None:
+            known, refused = await self._load(name, refused)
+        bus = self._bus
+        turn = Turn(
+            event=work.event,
+            subject_type=known[0],
+            state=known[1],
+            rulebook=bus.rulebook,
+            limits=bus.limits,
+            clock=bus.clock,
+            read=bus.read,
+            source=bus.source,
+            retry=work.retry,
+            refused=refused,
+            now=work.now,
+        )
+        if (seconds := bus.limits.turn_timeout) is None:
+            await turn.run()
+        else:
+            await timed(turn.run(), turn, seconds, self._loop)
+        # One that leaves nothing is committed as well: it may have read what was out of date.
+        commit = turn.commit(self._partition_of(name), token=self._token, handled=work.position)
+        sent = await self._send(work, commit)
+        result = sent.result
+        if result.answer is Answer.CONFLICT:
+            return None
+        if result.answer is Answer.OK and sent.is_first_answer and refused is None:
+            turn.state.committed(commit.write, result.version)
+            if len(hot) >= self.most_hot:
+                del hot[next(iter(hot))]  # the one that was not used for longest
+            hot[name] = known
+        return Committed(turn, commit, result, sent.call)
+
+    async def _load(
+        self, name: str, refused: BaseException | None
+    ) -> tuple[tuple[type[Subject], State], BaseException | None]:
+        record = await self._store.load(name)
+        cls = self._bus.rulebook.subject_type(name)
+        if refused is None:
+            try:
+                return (cls, cls._state_of(record)), None
+            except MigrationError as error:
+                refused = error
+        return (Subject, Subject._state_of(record)), refused
+
+    def _partition_of(self, subject: str) -> int:
+        return 0 if self._partitions == 1 else partition_of(subject, self._partitions)

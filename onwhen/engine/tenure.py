@@ -1,0 +1,310 @@
+"""The handling of one partition, for as long as this process owns it.
+
+Belongs here: what one owner does with one token: read what is held, read on, run turns, relay, and end. It must not
+know how a partition is acquired, nor of other partitions. All that it holds is also in the store: when in doubt whether
+the store still is what it was, a tenure is thrown away, and the partition acquired anew, with another token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from contextvars import Context
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from onwhen.engine.dispatch import Dispatcher
+from onwhen.engine.feed import Feed
+from onwhen.engine.handling import Committed, Handling, Sent
+from onwhen.engine.recovery import Held, Suspects
+from onwhen.engine.relay import Relay
+from onwhen.engine.resend import a_few_times, commit_surely
+from onwhen.engine.schedule import Schedule
+from onwhen.engine.shared import Acquired, SharedStore, Token
+from onwhen.engine.store import Answer, Commit, LogEntry, Retry, RetryKey
+from onwhen.engine.work import Work
+from onwhen.errors import StoreError
+
+if TYPE_CHECKING:
+    from onwhen.engine.bus import EventBus
+
+__all__ = ["Tenure"]
+
+
+class Tenure:
+    """A partition that is owned.
+
+    Args:
+        bus: whose rules, clock, limits and observers are used.
+        store: the bus's store.
+        partition: which one.
+        token: what makes us its owner.
+        acquired: what was answered when it was acquired.
+        trusted_until: moment of the loop's clock up to which nobody else can own it, as far as is known.
+        loop: the event loop.
+        context: context variables of turns.
+        prefetch: how many events are read ahead (a count).
+
+    Attributes:
+        trusted_until: see above; whoever renews the lease moves it on.
+        turns: how many turns were committed (a count).
+        problem: why it has ended, or is about to; None if it was not by an error.
+        is_lost: somebody else owns the partition.
+    """
+
+    def __init__(
+        self,
+        bus: EventBus,
+        store: SharedStore,
+        partition: int,
+        token: Token,
+        acquired: Acquired,
+        *,
+        trusted_until: float,
+        loop: asyncio.AbstractEventLoop,
+        context: Context,
+        prefetch: int,
+    ) -> None:
+        self.partition = partition
+        self.token = token
+        self.trusted_until = trusted_until
+        self.turns = 0
+        self.problem: BaseException | None = None
+        self.is_lost = False
+        self._touched = acquired.touched
+        self._was_released = acquired.was_released
+        self._bus = bus
+        self._store = store
+        self._loop = loop
+        self._context = context
+        self._prefetch = prefetch
+        self._is_over = False
+        self._over = asyncio.Event()
+        self._dispatcher: Dispatcher[Work] = Dispatcher(self._handle, bus.limits.max_concurrent_turns, loop)
+        self._suspects = Suspects(store, self._dispatcher.one_by_one)
+        self._handling = Handling(bus, loop, self._suspects, self._goes_on, self._send, token)
+        self._schedule = Schedule(bus.clock, loop, context, self._fire, self._dispatcher, self._submit_retry)
+        self._feed = Feed(store, partition, self._dispatcher, self._work, prefetch)
+        self._relay = Relay(store, partition, token, loop)
+        self._known: dict[RetryKey, Retry] = {}  # retries that wait, parked ones included
+        self._run_meanwhile: set[RetryKey] = set()  # those that were run since the store was last looked at
+        self._group: asyncio.TaskGroup | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # -- life
+
+    async def run(self) -> None:
+        """Do the partition's work until `end` is called, the partition is lost, or the store is in doubt.
+
+        Turns that are under way then may go on for a while; `settled` waits for them.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                for part in (self._begin(), self._relay.run(), self._feed.go_back()):
+                    self._start(part)
+                await self._over.wait()
+                for task in self._tasks:
+                    task.cancel()
+        finally:
+            self.end()
+            self._schedule.agenda.disarm()
+
+    def end(self, problem: BaseException | None = None) -> None:
+        """Begin nothing more.
+
+        Args:
+            problem: why, if it is not because somebody wants it so.
+        """
+        if self.problem is None:
+            self.problem = problem
+        self._is_over = True
+        self._dispatcher.halt()
+        self._over.set()
+
+    async def settled(self) -> None:
+        """Wait until nothing of it is done any more."""
+        await self._dispatcher.idle()
+        self._dispatcher.close()
+
+    def lose(self) -> None:
+        """Begin nothing more, because somebody else owns the partition."""
+        self.is_lost = True
+        self.end(StoreError(f"partition {self.partition} is owned by somebody else"))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it begins nothing more."""
+        return self._is_over
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is done, or could be done now."""
+        return self._dispatcher.is_busy()
+
+    def active(self) -> list[Work]:
+        """Return what is being done."""
+        return [work for name in self._dispatcher.active_subjects() if (work := self._dispatcher.active_on(name))]
+
+    def allow(self, turns: int, hot_subjects: int) -> None:
+        """Run so many turns at once (a count), and keep so many subjects (a count)."""
+        self._dispatcher.allow(turns)
+        self._handling.most_hot = hot_subjects
+
+    def renewed(self, trusted_until: float, touched: int) -> None:
+        """Note that the lease was renewed, and whether somebody else has changed what we hold."""
+        self.trusted_until = trusted_until
+        if touched != self._touched:
+            self._touched = touched
+            self._start(self._look_again())
+
+    def forget(self, subject: str | None = None) -> None:
+        """Load a subject, or all of them, anew for their next turn."""
+        self._handling.forget(subject)
+
+    def _start(self, part: Coroutine[Any, Any, None]) -> None:
+        if self._is_over or self._group is None:
+            part.close()
+            return
+        task = self._group.create_task(self._guarded(part), context=self._context.copy())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _guarded(self, part: Coroutine[Any, Any, None]) -> None:
+        try:
+            await part
+        except Exception as error:
+            self.end(error)
+
+    # -- what is held when it begins
+
+    async def _begin(self) -> None:
+        """Take up what is held: what may have killed the owner before, ahead of everything else."""
+        store, partition = self._store, self.partition
+        retries = await self._retries()
+        pending = await store.read(partition, None, self._prefetch)
+        held = Held(partition=partition, retries=retries, pending=[*pending])
+        if not self._was_released:
+            await self._suspects.find([held], self._bus.clock.now())
+        suspected = held.suspected
+        for retry in held.retries:
+            if (starts := suspected.get(retry.key)) is None:
+                self._wait_for(retry)
+            else:
+                self._known[retry.key] = retry
+                self._hold(retry)
+                work = Work(retry.event, self._context, retry=retry, starts=starts)
+                self._suspects.enter([work])
+                self._dispatcher.submit_urgent(retry.subject, work)
+        first = [self._work(entry, suspected[entry.position]) for entry in pending if entry.position in suspected]
+        self._suspects.enter(first)
+        self._feed.take_first(first)
+        self._feed.take(pending, suspected)
+        await self._schedule.begin()
+        await self._feed.follow()
+
+    async def _retries(self) -> list[Retry]:
+        return [retry async for retry in self._store.retries(self.partition)]
+
+    def _work(self, entry: LogEntry, starts: int | None = None) -> Work:
+        return Work(entry.event, self._context, position=entry.position, starts=starts)
+
+    async def _look_again(self) -> None:
+        """Take up retries that somebody else has set, and let go of those that somebody has taken away."""
+        self._relay.wake()
+        before = dict(self._known)
+        self._run_meanwhile.clear()
+        found = {retry.key: retry for retry in await self._retries()}
+        for key, retry in before.items():
+            if key not in found and key in self._known:
+                self._let_go(retry)
+        for key, retry in found.items():
+            if key not in self._run_meanwhile:
+                self._wait_for(retry)
+        self._dispatcher.pump()
+
+    # -- handling one event
+
+    async def _handle(self, work: Work) -> None:
+        try:
+            if self._may_begin():
+                self._follow_up(work, await self._handling.committed(work))
+        except StoreError as error:
+            self.end(error)
+        finally:
+            if work.starts is not None:
+                self._suspects.leave(work)
+        if work.position is not None:
+            self._feed.done(work.event.subject)
+
+    def _may_begin(self) -> bool:
+        if not self._is_over and self._loop.time() >= self.trusted_until:
+            self.end(StoreError(f"partition {self.partition}: its lease was not renewed in time"))
+        return not self._is_over
+
+    async def _send(self, work: Work, commit: Commit) -> Sent:
+        """Send the commit of a turn. If it has to be sent again, the token is still the old one."""
+        result, is_first_answer = await commit_surely(self._store, commit, self._settles, looks_up=False)
+        if result.answer is Answer.FENCED:
+            self.lose()
+        return Sent(result, is_first_answer)
+
+    def _settles(self, tries: int, error: StoreError) -> bool:
+        """Find out what a commit has come to; but whatever it is, the store may not be what it was."""
+        self.end(error)
+        return a_few_times(tries, error)
+
+    @staticmethod
+    def _goes_on(tries: int, error: StoreError) -> bool:
+        """Ask for nothing twice: after an error, all that is known here is in doubt."""
+        return False
+
+    def _follow_up(self, work: Work, committed: Committed) -> None:
+        """Take note of what a turn has left."""
+        if work.retry is not None:
+            self._let_go(work.retry)
+            self._run_meanwhile.add(work.retry.key)
+        commit, result = committed.commit, committed.result
+        if result.answer is not Answer.OK:
+            return
+        self.turns += 1
+        for retry in commit.retries:
+            self._wait_for(retry)
+        for timer in commit.timers:
+            self._schedule.agenda.timer(timer.due)
+        if None in result.appended:
+            self._relay.wake()
+        if self._bus.observers:
+            self._handling.tell(committed.turn.outcome(), partial(self._dispatcher.interrupt, work))
+
+    # -- retries and timers
+
+    def _wait_for(self, retry: Retry) -> None:
+        known = self._known.get(retry.key)
+        if known is not None and known.parked == retry.parked:
+            return  # it was seen in the store before the answer came that it is there, or the other way round
+        self._known[retry.key] = retry
+        self._hold(retry)
+        if not retry.parked:
+            self._schedule.agenda.retry(retry)
+
+    def _hold(self, retry: Retry) -> None:
+        if retry.in_order:
+            self._dispatcher.hold(retry.subject, retry.key)
+
+    def _let_go(self, retry: Retry) -> None:
+        self._known.pop(retry.key, None)
+        self._dispatcher.release(retry.subject, retry.key)
+        self._feed.reconsider(retry.subject)
+
+    def _submit_retry(self, work: Work) -> None:
+        self._dispatcher.submit(work.event.subject, work)
+
+    async def _fire(self) -> bool:
+        """Have timers moved that are due; the feed reads them."""
+        fired = await self._store.fire(self.partition)
+        if fired.next_due is not None:
+            self._schedule.agenda.stored_timer(fired.next_due)
+        if fired.elsewhere:
+            self._relay.wake()
+        return fired.moved > 0

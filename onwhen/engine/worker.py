@@ -1,0 +1,391 @@
+"""The partitioned engine: a process that owns some partitions of a shared store, and runs their turns.
+
+Belongs here: living among other workers: which partitions to own, taking and handing over, and noticing that nothing
+goes on. It must not know how a partition's work is done (`tenure`), nor of processes, signals and HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from contextvars import copy_context
+from functools import partial
+from typing import Final, Self
+from uuid import uuid4
+
+import msgspec
+
+from onwhen.engine.bus import EventBus
+from onwhen.engine.ownership import TRUST, candidates, fair_share, surplus
+from onwhen.engine.resend import a_few_times, insist, pause
+from onwhen.engine.shared import Acquired, PartitionState, SharedStore, Token, is_shared
+from onwhen.engine.tenure import Tenure
+from onwhen.errors import SettingError, StoreCorrupt, StoreError, StoreFormatError, WorkerStalled
+
+__all__ = ["Worker", "WorkerStatus"]
+
+_LONGEST_CYCLE: Final = 1.0  # seconds between looks at who else lives
+_LOOK: Final = 5.0  # seconds between looks at how much is pending
+_TURNS_TOLD: Final = 3  # turns that a worker without progress names (a count)
+
+
+class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How a worker fares.
+
+    Attributes:
+        id: its name among the workers.
+        owned: partitions whose turns it runs.
+        share: how many partitions it should own (a count).
+        partitions: how many there are (a count).
+        backlog: pending events of those that it owns, when it last looked (a count).
+        oldest_age: for how long the oldest of them was pending then (seconds); None if none was.
+        is_ready: it owns its share, and the oldest pending event is not too old.
+        reason: why it is not ready; "" if it is.
+        turns: turns that it has committed (a count).
+        last_progress_age: since when it has got nowhere though it had something to do (seconds).
+    """
+
+    id: str
+    owned: frozenset[int]
+    share: int
+    partitions: int
+    backlog: int
+    oldest_age: float | None
+    is_ready: bool
+    reason: str
+    turns: int
+    last_progress_age: float
+
+
+class Worker:
+    """Runs the turns of the partitions that it owns, together with other workers of the same store.
+
+    `async with Worker(bus):` for a worker beside other things, or `await worker.run()` until somebody calls `stop`. It
+    opens and closes the bus.
+
+    Args:
+        bus: its rules are run; its store is one that processes share.
+        id: name of the worker, unique among all that live; by default made up.
+        note: what it says of itself to people: host and process.
+        lease: how long a partition stays its own if it stands still (seconds). Its partitions are taken over that long
+            after it has died.
+        own: partitions that it owns, whoever else lives; by default its fair share.
+        grace: how long turns may go on when it hands a partition over, or is stopped (seconds).
+        prefetch: how many events of each partition are read ahead (a count).
+        max_age: an event that is pending for longer makes it not ready (seconds).
+        stall: how long it may get nowhere, beyond what a turn is allowed to take (seconds).
+
+    Raises:
+        SettingError: a value is out of range, or the store is not one that processes share.
+    """
+
+    def __init__(
+        self,
+        bus: EventBus,
+        *,
+        id: str | None = None,
+        note: str = "",
+        lease: float = 10.0,
+        own: Collection[int] | None = None,
+        grace: float = 30.0,
+        prefetch: int = 500,
+        max_age: float = 60.0,
+        stall: float = 60.0,
+    ) -> None:
+        for name, value in (("lease", lease), ("grace", grace), ("max_age", max_age), ("stall", stall)):
+            if not (type(value) in (int, float) and 0 < value < float("inf")):
+                raise SettingError(f"{name}={value!r} must be a number of seconds, more than 0", settings=(name,))
+        if type(prefetch) is not int or prefetch < 1:
+            raise SettingError(f"prefetch={prefetch!r} must be an int of at least 1", settings=("prefetch",))
+        if not is_shared(bus.store):
+            raise SettingError(
+                f"a worker needs a store that processes share, Redis; {type(bus.store).__name__} belongs to one "
+                f"process, whose bus runs the turns itself",
+                settings=("store",),
+            )
+        self.id = id or uuid4().hex
+        self.note = note
+        self.bus = bus
+        self._store: SharedStore = bus.store
+        self._lease = lease
+        self._own = None if own is None else frozenset(own)
+        self._grace = grace
+        self._prefetch = prefetch
+        self._max_age = max_age
+        self._stall = stall
+        self._tenures: dict[int, Tenure] = {}
+        self._holding: set[asyncio.Task[None]] = set()
+        self._share = 0
+        self._round = 0
+        self._turns = 0
+        self._states: dict[int, PartitionState] = {}
+        self._looked = self._answered = self._progressed = 0.0
+        self._turns_before = 0
+        self._trouble: StoreError | None = None
+        self._broken: Exception | None = None
+        self._failures: dict[int, int] = {}  # partition -> how often in a row it failed before a turn was committed
+        self._is_stopping = False
+        self._started = asyncio.Event()
+        self._again = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    # -- life
+
+    async def run(self) -> None:
+        """Work until `stop` is called; then hand over all that is owned, and return.
+
+        Raises:
+            WorkerStalled: it makes no progress; the message says what it waits for.
+            StoreFormatError: what is stored is not for this version, or not for these partitions.
+            StoreError: the store could not be opened.
+        """
+        self._loop = asyncio.get_running_loop()
+        async with self.bus:
+            self._check_own()
+            self._looked = float("-inf")
+            self._answered = self._progressed = self._loop.time()
+            try:
+                await self._live()
+            finally:
+                for tenure in self._tenures.values():
+                    tenure.end()
+                for task in self._holding:
+                    task.cancel()
+                await asyncio.gather(*self._holding, return_exceptions=True)
+                self._started.clear()
+                self._is_stopping = False
+
+    def stop(self) -> None:
+        """Take nothing more, finish the turns that are under way, hand over; `run` returns when that is done."""
+        self._is_stopping = True
+        self._again.set()
+
+    async def started(self) -> None:
+        """Wait until it has looked for the first time which partitions it should own."""
+        await self._started.wait()
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.get_running_loop().create_task(self.run())
+        waiting = asyncio.ensure_future(self.started())
+        try:
+            await asyncio.wait((self._task, waiting), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+        if self._task.done():
+            await self._task  # raises what is wrong
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.stop()
+        if self._task is not None:
+            await self._task
+
+    # -- among others
+
+    async def _live(self) -> None:
+        while not (self._is_stopping and not self._holding):
+            if self._is_stopping:
+                await self._leave()
+                return
+            self._again.clear()
+            try:
+                await self._cycle()
+                self._answered, self._trouble = self._loop.time(), None
+                self._started.set()
+            except (StoreFormatError, StoreCorrupt):
+                raise
+            except StoreError as error:
+                self._trouble = error
+            self._check_progress()
+            await self._pause()
+
+    async def _pause(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(_LONGEST_CYCLE, self._lease / 5)):
+                await self._again.wait()
+
+    async def _cycle(self) -> None:
+        """Say that we live, renew what we own, hand over what is too much, take what is too little."""
+        living = await self._store.beat(self.id, self.note, self._lease)
+        await self._renew()
+        if self._own is None:
+            self._share = fair_share(self.id, living, self._store.partitions)
+        else:
+            self._share = len(self._own)
+        running = [number for number, tenure in self._tenures.items() if not tenure.is_over]
+        if self._own is None:
+            for number in surplus(running, self._share):
+                self._tenures[number].end()
+        if len(running) < self._share:
+            await self._take(self._share - len(running))
+        if self._loop.time() >= self._looked + _LOOK:
+            self._states = {state.partition: state for state in await self._store.partition_states()}
+            self._looked = self._loop.time()
+
+    async def _renew(self) -> None:
+        tokens = {number: tenure.token for number, tenure in self._tenures.items() if not tenure.is_lost}
+        if not tokens:
+            return
+        asked = self._loop.time()
+        renewed = await self._store.renew(tokens, self._lease)
+        for number, token in tokens.items():
+            tenure = self._tenures.get(number)
+            if tenure is None or tenure.token != token:
+                continue
+            if number in renewed:
+                tenure.renewed(asked + TRUST * self._lease, renewed[number].touched)
+            else:
+                tenure.lose()
+
+    async def _take(self, missing: int) -> None:
+        """Acquire partitions that are free, until nothing is missing."""
+        self._round += 1
+        for number in candidates(self._store.partitions, self._tenures, self.id, self._round):
+            if missing <= 0 or self._is_stopping:
+                return
+            if self._own is not None and number not in self._own:
+                continue
+            token, asked = uuid4().hex, self._loop.time()
+            acquired = await self._store.acquire(number, token, self.id, self._lease)
+            if acquired is not None:
+                missing -= 1
+                self._hold(number, token, acquired, asked + TRUST * self._lease)
+
+    def _hold(self, number: int, token: Token, acquired: Acquired, trusted_until: float) -> None:
+        tenure = Tenure(
+            self.bus,
+            self._store,
+            number,
+            token,
+            acquired,
+            trusted_until=trusted_until,
+            loop=self._loop,
+            context=copy_context(),
+            prefetch=self._prefetch,
+        )
+        self._tenures[number] = tenure
+        self._allow()
+        task = self._loop.create_task(self._tenure(tenure))
+        self._holding.add(task)
+        task.add_done_callback(self._holding.discard)
+
+    async def _tenure(self, tenure: Tenure) -> None:
+        """Run a tenure to its end, and hand the partition over."""
+        number = tenure.partition
+        try:
+            await tenure.run()
+            # Turns of a partition that is lost cannot be committed; but they should be over before it is ours again.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._grace if tenure.problem is None else min(self._grace, self._lease)):
+                    await tenure.settled()
+            if not tenure.is_lost:
+                with suppress(StoreError):  # then its lease runs out
+                    await insist(partial(self._store.release, number, tenure.token), a_few_times)
+            if isinstance(tenure.problem, Exception):
+                self._failed(tenure, tenure.problem)
+                await pause(self._failures[number])
+            else:
+                self._failures.pop(number, None)
+        finally:
+            self._turns += tenure.turns
+            del self._tenures[number]
+            self._allow()
+            self._again.set()
+
+    def _failed(self, tenure: Tenure, problem: Exception) -> None:
+        if isinstance(problem, StoreError):
+            self._trouble = problem
+        else:
+            self._broken = problem
+        before = 0 if tenure.turns else self._failures.get(tenure.partition, 0)
+        self._failures[tenure.partition] = before + 1
+
+    def _allow(self) -> None:
+        """Divide what is allowed among the partitions that are owned."""
+        limits = self.bus.limits
+        among = max(1, len(self._tenures))
+        for tenure in self._tenures.values():
+            tenure.allow(max(1, limits.max_concurrent_turns // among), max(1, limits.hot_subjects // among))
+
+    async def _leave(self) -> None:
+        """Hand over all that is owned, in peace, but not for longer than the grace period."""
+        with suppress(StoreError):
+            await self._store.beat(self.id, self.note, 0)
+        for tenure in self._tenures.values():
+            tenure.end()
+        until = self._loop.time() + self._grace
+        while self._holding and self._loop.time() < until:
+            with suppress(StoreError):
+                await self._renew()
+            await asyncio.wait(self._holding, timeout=min(_LONGEST_CYCLE, self._lease / 5))
+
+    def _check_own(self) -> None:
+        most = self._store.partitions
+        if self._own is not None and not all(0 <= number < most for number in self._own):
+            raise SettingError(f"own={sorted(self._own)}: there are partitions 0 to {most - 1}", settings=("own",))
+
+    # -- progress
+
+    def _check_progress(self) -> None:
+        """Note that something was done, or that there was nothing to do.
+
+        Raises:
+            WorkerStalled: neither was the case for too long.
+            Exception: something failed that never should.
+        """
+        if self._broken is not None:
+            raise self._broken
+        now, turns = self._loop.time(), self._count_turns()
+        busy = [tenure for tenure in self._tenures.values() if tenure.is_busy]
+        if turns != self._turns_before or not busy:
+            self._turns_before, self._progressed = turns, now
+        if self._trouble is not None and now - self._answered > self._stall:
+            raise WorkerStalled(f"the store has not answered for {now - self._answered:.0f} s: {self._trouble}")
+        allowed = self.bus.limits.turn_timeout
+        if busy and allowed is not None and now - self._progressed > self._stall + allowed:
+            raise WorkerStalled(
+                f"no turn was committed for {now - self._progressed:.0f} s; under way: {_told(busy) or 'nothing'}"
+            )
+
+    def _count_turns(self) -> int:
+        return self._turns + sum(tenure.turns for tenure in self._tenures.values())
+
+    def status(self) -> WorkerStatus:
+        """Return how it fares."""
+        owned = frozenset(number for number, tenure in self._tenures.items() if not tenure.is_over)
+        states = [self._states[number] for number in owned if number in self._states]
+        oldest = min((state.oldest for state in states if state.oldest is not None), default=None)
+        age = None if oldest is None else max(0.0, (self.bus.clock.now() - oldest).total_seconds())
+        is_running = self._started.is_set()
+        now = self._loop.time() if is_running else 0.0
+        reason = ""
+        if not is_running:
+            reason = "it has not started yet, or has ended"
+        elif self._is_stopping:
+            reason = "it is being stopped"
+        elif self._trouble is not None and now - self._answered > self._lease:
+            reason = f"the store has not answered for {now - self._answered:.0f} s: {self._trouble}"
+        elif len(owned) < self._share:
+            reason = f"it owns {len(owned)} of its share of {self._share} partitions"
+        elif age is not None and age > self._max_age:
+            reason = f"the oldest pending event is {age:.0f} s old, more than {self._max_age:g} s"
+        return WorkerStatus(
+            id=self.id,
+            owned=owned,
+            share=self._share,
+            partitions=self._store.partitions if is_running else 0,
+            backlog=sum(state.backlog for state in states),
+            oldest_age=age,
+            is_ready=not reason,
+            reason=reason,
+            turns=self._count_turns(),
+            last_progress_age=max(0.0, now - self._progressed) if is_running else 0.0,
+        )
+
+
+def _told(tenures: Iterable[Tenure]) -> str:
+    works = [work for tenure in tenures for work in tenure.active()]
+    told = [f"{work.event.type} to {work.event.subject}" for work in works[:_TURNS_TOLD]]
+    more = len(works) - len(told)
+    return ", ".join(told) + (f", and {more} more" if more > 0 else "")
