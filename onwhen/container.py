@@ -22,7 +22,7 @@ __all__ = ["Container"]
 
 
 def _storage(settings: Settings) -> Store:
-    return create_storage(settings.store, dedup_window=settings.dedup_window)
+    return create_storage(settings.store, **settings.storage())
 
 
 def _limits(settings: Settings) -> Limits:

@@ -16,6 +16,7 @@ from onwhen.engine.events import DEFAULT_SOURCE
 from onwhen.engine.limits import Limits
 from onwhen.engine.retries import RetryPolicy
 from onwhen.errors import SettingError
+from onwhen.storage._urls import is_redis
 
 __all__ = ["Settings"]
 
@@ -87,11 +88,39 @@ class Settings(BaseSettings):
     )
     retry_max_delay: _Duration = Field(_RETRY.max_delay, description="no wait is longer (seconds or ISO 8601)")
     store: str = Field(
-        "memory://", min_length=1, description="where all is kept: memory://, or a file as sqlite:///FILE (URL)"
+        "memory://",
+        min_length=1,
+        description="where all is kept: memory://, a file as sqlite:///FILE, or redis://HOST:PORT/DB (URL)",
     )
     dedup_window: Annotated[int, Field(ge=0)] = Field(
-        100_000, description="accepted events that the store remembers by source and id (count)"
+        100_000,
+        description="accepted events that the store remembers by source and id (count); in Redis, if unset, 10,000 in "
+        "each partition",
     )
+    key_prefix: str = Field(
+        "onwhen", min_length=1, description="what the names of all keys in Redis start with (text); elsewhere unused"
+    )
+    partitions: PositiveInt | None = Field(
+        None, description="partitions of a new store (count); unset for 16 in Redis, else 1"
+    )
+    max_backlog: PositiveInt = Field(
+        100_000,
+        description="pending events of a partition in Redis above which no more are taken (count); elsewhere unused",
+    )
+
+    def storage(self, url: str | None = None) -> dict[str, Any]:
+        """Return what `create_storage` is to be given beside an address.
+
+        Args:
+            url: the address; None for that of the settings.
+        """
+        given: dict[str, Any] = {"partitions": self.partitions}
+        is_shared = is_redis(self.store if url is None else url)
+        if is_shared:
+            given |= {"key_prefix": self.key_prefix, "max_backlog": self.max_backlog}
+        if not is_shared or "dedup_window" in self.model_fields_set:  # unset, Redis goes by what it was made with
+            given["dedup_window"] = self.dedup_window
+        return given
 
     def limits(self) -> Limits:
         """Return what the engine allows."""

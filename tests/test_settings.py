@@ -41,12 +41,18 @@ def test_every_setting_comes_from_the_environment(monkeypatch: pytest.MonkeyPatc
         "RETRY_MAX_DELAY": "PT1H",
         "STORE": "sqlite:///desk.db",
         "DEDUP_WINDOW": "0",
+        "KEY_PREFIX": "desk",
+        "PARTITIONS": "9",
+        "MAX_BACKLOG": "10",
     }
     assert {name.lower() for name in given} == set(Settings.model_fields)
     for name, value in given.items():
         monkeypatch.setenv(f"ONWHEN_{name}", value)
     settings = Settings()
     assert (settings.source, settings.store, settings.dedup_window) == ("/desk", "sqlite:///desk.db", 0)
+    assert settings.storage() == {"partitions": 9, "dedup_window": 0}
+    shared = {"partitions": 9, "dedup_window": 0, "key_prefix": "desk", "max_backlog": 10}
+    assert settings.storage("redis+cluster://host") == shared
     assert settings.limits() == Limits(
         max_reactions=1,
         max_depth=2,
@@ -59,9 +65,16 @@ def test_every_setting_comes_from_the_environment(monkeypatch: pytest.MonkeyPatc
     )
 
 
+def test_a_window_that_is_not_set_is_that_of_the_store_in_redis() -> None:
+    """It goes by what it was made with; memory and files by the setting's default."""
+    settings = Settings()
+    assert settings.storage("redis://host") == {"partitions": None, "key_prefix": "onwhen", "max_backlog": 100_000}
+    assert settings.storage() == {"partitions": None, "dedup_window": 100_000}
+
+
 def test_every_setting_says_its_unit() -> None:
     """In brackets, at the end or before a remark."""
-    units = ("(count)", "(bytes)", "(seconds)", "(seconds or ISO 8601)", "(factor)", "(URI reference)", "(URL)")
+    units = ("(count)", "(bytes)", "(seconds)", "(seconds or ISO 8601)", "(factor)", "(URI reference)", "(URL)", "(text)")
     for name, field in Settings.model_fields.items():
         assert field.description, name
         assert any(unit in field.description for unit in units), name

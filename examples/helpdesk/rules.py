@@ -37,6 +37,11 @@ tickets = RuleSet("tickets", subject=Ticket)
 customers = RuleSet("customers", subject=Customer)
 
 
+def happened(ctx: Context[Ticket]) -> str:
+    """When the step was taken, which may be long before it is handled."""
+    return (ctx.event.time or ctx.now).isoformat()
+
+
 # -- every event of a ticket
 
 
@@ -45,7 +50,7 @@ customers = RuleSet("customers", subject=Customer)
 async def welcome(ctx: Context[Ticket]) -> None:
     await ctx.emit("sla.expired", delay=SLA, key="sla")  # not "ticket.": it is no step that somebody takes
     await ctx.emit("customer.ticket_opened", subject=f"customer:{ctx.payload['customer']}")
-    ctx.subject.ext["first_event"] = ctx.now.isoformat()  # for reports; no rule reacts to it
+    ctx.subject.ext["first_event"] = happened(ctx)  # for reports; no rule reacts to it
 
 
 @tickets.on("ticket.*")
@@ -80,7 +85,7 @@ def wait(ctx: Context[Ticket]) -> None:
 @tickets.on("ticket.resolve_ticket")
 async def resolve(ctx: Context[Ticket]) -> None:
     ctx.subject.status = "resolved"
-    ctx.subject.ext["resolved"] = ctx.now.isoformat()
+    ctx.subject.ext["resolved"] = happened(ctx)
     await ctx.cancel("sla")
 
 

@@ -16,6 +16,7 @@ from onwhen.cli._opening import file_of, reading
 from onwhen.cli._options import UsageError
 from onwhen.cli._streams import merged
 from onwhen.engine.clock import SystemClock
+from onwhen.engine.shared import is_shared
 from onwhen.engine.store import HistoryEntry, LogEntry, Retry, Store, SubjectRecord, SubjectWrite, Timer
 
 __all__ = ["get_subject", "list_log", "list_retries", "list_subjects", "list_timers", "show_history", "show_stats"]
@@ -254,9 +255,8 @@ async def show_stats(url: str | None, output: Output) -> None:
     """Show how much a store holds, and how large its file is."""
     now = SystemClock().now()
     async with reading(url) as store:
-        stats = await store.stats()
-        path, partitions = file_of(store), store.partitions
-    size, wal = _size(path), _size(path.with_name(f"{path.name}-wal"))
+        stats, partitions = await store.stats(), store.partitions
+        facts_of_place, lines_of_place = _place(store)
     oldest = None if stats.oldest is None else ago(stats.oldest, now)
     if output.as_json:
         facts = {
@@ -269,9 +269,7 @@ async def show_stats(url: str | None, output: Output) -> None:
             "parked": stats.parked,
             "dead_letters": stats.dead,
             "partitions": partitions,
-            "file": str(path),
-            "file_bytes": size,
-            "wal_bytes": wal,
+            **facts_of_place,
         }
         show_json(facts)
         return
@@ -285,10 +283,20 @@ async def show_stats(url: str | None, output: Output) -> None:
             ("parked retries", f"{stats.parked:,}"),
             ("dead letters", f"{stats.dead:,}"),
             ("partitions", f"{partitions:,}"),
-            ("file", str(path)),
-            ("size", f"{size:,} bytes"),
-            ("size of -wal", f"{wal:,} bytes"),
+            *lines_of_place,
         ]
+    )
+
+
+def _place(store: Store) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """Return what there is to say of the file that a store is in, for scripts and for people; nothing of a server."""
+    if is_shared(store):
+        return {}, []
+    path = file_of(store)
+    size, wal = _size(path), _size(path.with_name(f"{path.name}-wal"))
+    return (
+        {"file": str(path), "file_bytes": size, "wal_bytes": wal},
+        [("file", str(path)), ("size", f"{size:,} bytes"), ("size of -wal", f"{wal:,} bytes")],
     )
 
 

@@ -19,6 +19,7 @@ from onwhen.cli._usage import (
     Limit,
     StoreUrl,
     Subjects,
+    Wait,
     flowing,
     run_async,
     usage,
@@ -90,14 +91,16 @@ def replay(
     type: Filter = None,
     all: Flag = False,
     force: Force = False,
+    wait: Wait = 30.0,
     store: StoreUrl = None,
 ) -> int:
     """Run what failed once more: only the one rule on its event, or the whole event if that was refused.
 
-    Opens the store with your rules, as your program does: whatever else is pending there is handled as well, and timers
-    and retries that are due fire, before the command ends. So no other program may have the store open, and APP has
-    to have rules for all of that. A store that 'onwhen replay --time event' has filled stays at the moment that this
-    had come to. The exit code is 0 if all went through, 1 if something failed again.
+    Opens a store in a file with your rules, as your program does: whatever else is pending there is handled as well,
+    and timers and retries that are due fire, before the command ends. So no other program may have the store open, and
+    APP has to have rules for all of that. A store that 'onwhen replay --time event' has filled stays at the moment that
+    this had come to. On a store that workers share, it is they who run it; APP is only looked at. The exit code is 0
+    if all went through, 1 if something failed again, or is not handled yet.
 
     Parameters
     ----------
@@ -114,7 +117,7 @@ def replay(
     from onwhen.cli._app import named_app
 
     chosen = _letters.Selection(ids=ids, rule=rule, subject=subject, type=type, all=all)
-    return run_async(_letters.replay_letters(store, named_app(app), chosen, force))
+    return run_async(_letters.replay_letters(store, named_app(app), chosen, force, wait))
 
 
 @deadletters.command(usage=usage("deadletters discard [OPTIONS] [ID...]"))
@@ -159,14 +162,21 @@ def list_parked(*, store: StoreUrl = None, json: JsonLines = False, limit: Limit
 @parked.command(usage=usage("parked resume [OPTIONS] APP [SUBJECT...]"))
 @flowing
 def resume(
-    app: AppName, /, *subjects: Subjects, all: Flag = False, force: Force = False, store: StoreUrl = None
+    app: AppName,
+    /,
+    *subjects: Subjects,
+    all: Flag = False,
+    force: Force = False,
+    wait: Wait = 30.0,
+    store: StoreUrl = None,
 ) -> int:
     """Run what subjects are parked at once more; if it goes through, their later events follow.
 
-    Opens the store with your rules, as your program does: whatever else is pending there is handled as well, and timers
-    and retries that are due fire, before the command ends. So no other program may have the store open, and APP has
-    to have rules for all of that. A store that 'onwhen replay --time event' has filled stays at the moment that this
-    had come to. The exit code is 0 if all went through, 1 if something failed again.
+    Opens a store in a file with your rules, as your program does: whatever else is pending there is handled as well,
+    and timers and retries that are due fire, before the command ends. So no other program may have the store open, and
+    APP has to have rules for all of that. A store that 'onwhen replay --time event' has filled stays at the moment that
+    this had come to. On a store that workers share, it is they who run it; APP is only looked at. The exit code is 0
+    if all went through, 1 if something failed again, or is not handled yet.
 
     Parameters
     ----------
@@ -176,7 +186,7 @@ def resume(
     from onwhen.cli import _parked
     from onwhen.cli._app import named_app
 
-    return run_async(_parked.resume_parked(store, named_app(app), subjects, all, force))
+    return run_async(_parked.resume_parked(store, named_app(app), subjects, all, force, wait))
 
 
 @parked.command(usage=usage("parked skip [OPTIONS] [SUBJECT...]"))
@@ -184,7 +194,7 @@ def resume(
 def skip(*subjects: Subjects, all: Flag = False, store: StoreUrl = None) -> None:
     """Give up what subjects are parked at: it becomes dead letters, and their later events can go on.
 
-    No rule is run: the later events are handled when your program opens the store.
+    No rule is run: the later events are handled by the workers, or when your program opens the store.
 
     Parameters
     ----------

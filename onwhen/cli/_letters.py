@@ -15,8 +15,9 @@ from onwhen.cli._app import NamedApp
 from onwhen.cli._fitting import Meant
 from onwhen.cli._forms import ago, cut, error_text, json_line, rfc3339, seconds_text
 from onwhen.cli._listing import Column, Output, say, show_facts, show_json, show_rows, show_text
-from onwhen.cli._opening import reading, writing
+from onwhen.cli._opening import is_for_workers, reading, writing
 from onwhen.cli._options import UsageError
+from onwhen.cli._remote import Failed, run_by_workers, told
 from onwhen.cli._running import rules_on
 from onwhen.cli._streams import batches
 from onwhen.cli._terminal import is_utf8
@@ -201,7 +202,9 @@ def _facts(letter: DeadLetter) -> dict[str, Any]:
 # -- doing something about them
 
 
-async def replay_letters(url: str | None, app: NamedApp, selection: Selection, force: bool = False) -> int:
+async def replay_letters(
+    url: str | None, app: NamedApp, selection: Selection, force: bool = False, wait: float = 0.0
+) -> int:
     """Run what failed once more, one after the other, and tell what came of each.
 
     Args:
@@ -209,15 +212,22 @@ async def replay_letters(url: str | None, app: NamedApp, selection: Selection, f
         app: APP, found.
         selection: which dead letters are meant, of those that are there before anything is run.
         force: go on even if APP has no rule for some of what would be handled.
+        wait: how long to wait, if workers share the store and so it is they who run it (seconds).
 
     Returns:
-        The exit code: 1 if something failed again.
+        The exit code: 1 if something failed again, or no worker has handled it in time.
     """
     selection.check()
+
+    async def letters(store: Store) -> list[DeadLetter]:
+        return [letter async for letter in selection.found_in(store)]
+
+    if is_for_workers(url):
+        return told(await run_by_workers(url, app, letters, _label, force=force, wait=wait), "replay")
     done = failed = 0
 
     async def choose(store: Store) -> list[Meant]:
-        return [Meant.of(letter) async for letter in selection.found_in(store)]
+        return [Meant.of(letter) for letter in await letters(store)]
 
     async with rules_on(url, app, choose, force=force) as running:
         for id, rule, subject, _ in running.meant:
@@ -225,7 +235,7 @@ async def replay_letters(url: str | None, app: NamedApp, selection: Selection, f
                 receipt = await running.bus.replay(id)
             except UnknownDeadLetter:  # a rule of this very bus, or whoever it called, was faster
                 continue
-            running.say_what_came(f"{id[:_ID]} {rule or '(whole event)'} on {cut(subject, _SUBJECT)}", receipt)
+            running.say_what_came(_named(id, rule, subject), receipt)
             done, failed = done + 1, failed + (not receipt.ok)
     if not done:
         say("There was nothing to replay.")
@@ -234,6 +244,15 @@ async def replay_letters(url: str | None, app: NamedApp, selection: Selection, f
     else:
         say(f"{done:,} replayed.")
     return 1 if failed else 0
+
+
+def _label(failed: Failed) -> str:
+    assert isinstance(failed, DeadLetter)
+    return _named(failed.id, failed.rule, failed.subject)
+
+
+def _named(id: str, rule: str, subject: str) -> str:
+    return f"{id[:_ID]} {rule or '(whole event)'} on {cut(subject, _SUBJECT)}"
 
 
 async def discard_letters(url: str | None, selection: Selection) -> None:

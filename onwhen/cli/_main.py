@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-from onwhen.cli import _letter_commands, _store_commands
+from onwhen.cli import _fleet_commands, _letter_commands, _store_commands
 from onwhen.cli._terminal import prepare_streams
 from onwhen.cli._usage import Flag, flowing, usage
 from onwhen.errors import AppNotFound, OnwhenError, StoreError
@@ -107,6 +107,9 @@ def replay(
     )
 
 
+app.command(_fleet_commands.worker, usage=usage("worker [OPTIONS] APP"))
+app.command(_fleet_commands.emit, usage=usage("emit [OPTIONS] TYPE SUBJECT"))
+app.command(_fleet_commands.partitions, usage=usage("partitions [OPTIONS]"))
 for _group in (_store_commands.subjects, _letter_commands.deadletters, _letter_commands.parked):
     app.command(_group)
 app.command(_store_commands.timers, usage=usage("timers [OPTIONS] [SUBJECT]"))

@@ -6,18 +6,21 @@ know what is done with the store.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from onwhen.cli._options import UsageError
 from onwhen.engine.clock import SystemClock
+from onwhen.engine.shared import is_shared
 from onwhen.engine.store import Store
 from onwhen.errors import StoreError, StoreInUse
 from onwhen.storage import create_storage
+from onwhen.storage._urls import is_redis
 
-__all__ = ["file_of", "open_to", "reading", "to_write", "writing"]
+__all__ = ["file_of", "is_for_workers", "open_to", "reading", "store_named", "to_write", "writing"]
 
 T = TypeVar("T")
 
@@ -27,6 +30,33 @@ _MEMORY: Final = "memory://"
 def file_of(store: Store) -> Path:
     """Return the file that a store is in."""
     return Path(store.path)  # type: ignore[attr-defined]  # a store that can be read only has one
+
+
+def store_named(url: str | None, *, partitions: int | None = None, read_only: bool = False) -> Store:
+    """Return the store that an address means, not open yet.
+
+    Args:
+        url: where it is; None for where the setting says.
+        partitions: how many it has to have, or has if it is made; None for as many as it has.
+        read_only: look only, and make nothing.
+
+    Raises:
+        UsageError: no store is named.
+        SettingError: the address, or a setting in the environment, cannot be used.
+    """
+    address = _named(url)
+    options: dict[str, Any] = {}
+    if is_redis(address):  # its settings say where on the server it is
+        from onwhen.settings import Settings
+
+        options = Settings().storage(address)
+        del options["partitions"]
+    return create_storage(address, partitions=partitions, read_only=read_only, **options)
+
+
+def is_for_workers(url: str | None) -> bool:
+    """Tell whether workers share the store, so that it is they who run rules on it."""
+    return is_redis(_named(url))
 
 
 @asynccontextmanager
@@ -40,8 +70,11 @@ async def reading(url: str | None) -> AsyncIterator[Store]:
         UsageError: no store is named, there is none at that place, or it cannot be opened. None is ever made.
         SettingError: the address, or a setting in the environment, cannot be used.
     """
-    store = create_storage(_named(url), read_only=True)
-    if not file_of(store).exists():  # the store would say how to have one made, which no command does
+    _be_quiet()
+    store = store_named(url, read_only=True)
+    if not (
+        is_shared(store) or file_of(store).exists()
+    ):  # the store would say how to have one made, which no command does
         raise UsageError(f"{file_of(store)}: there is no such file; look at --store, or the directory you are in")
     await open_to(store.open(SystemClock()))
     try:
@@ -57,7 +90,7 @@ def to_write(url: str | None, partitions: int) -> Store:
         url: where it is; None for where the setting says.
         partitions: how many it has, as was found by `reading` it.
     """
-    return create_storage(_named(url), partitions=partitions)
+    return store_named(url, partitions=partitions)
 
 
 @asynccontextmanager
@@ -84,13 +117,18 @@ async def writing(url: str | None, or_look: str = "") -> AsyncIterator[Store]:
         # next one knows that, and is careful with what the other was handling.
 
 
+def _be_quiet() -> None:
+    """Leave it to the workers to warn of how a server is set up, or each look at a store would tell it once more."""
+    logging.getLogger("onwhen.storage").setLevel(logging.ERROR)
+
+
 def _named(url: str | None) -> str:
     if url is None:
         from onwhen.settings import Settings
 
         url = Settings().store
         if url == _MEMORY:
-            raise UsageError("no store is named; add --store sqlite:///FILE, or set ONWHEN_STORE")
+            raise UsageError("no store is named; add --store sqlite:///FILE or redis://HOST, or set ONWHEN_STORE")
     return url
 
 

@@ -12,8 +12,9 @@ from onwhen.cli._app import NamedApp
 from onwhen.cli._fitting import Meant
 from onwhen.cli._forms import ago, cut, error_text, rfc3339, seconds_text
 from onwhen.cli._listing import Column, Output, say, show_rows
-from onwhen.cli._opening import reading, writing
+from onwhen.cli._opening import is_for_workers, reading, writing
 from onwhen.cli._options import UsageError
+from onwhen.cli._remote import Failed, run_by_workers, told
 from onwhen.cli._running import rules_on
 from onwhen.cli._streams import merged
 from onwhen.engine.clock import SystemClock
@@ -85,7 +86,9 @@ async def _chosen(store: Store, subjects: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(subjects) or parked)
 
 
-async def resume_parked(url: str | None, app: NamedApp, subjects: Sequence[str], all: bool, force: bool = False) -> int:
+async def resume_parked(
+    url: str | None, app: NamedApp, subjects: Sequence[str], all: bool, force: bool = False, wait: float = 0.0
+) -> int:
     """Run what subjects are parked at once more, one subject after the other, and tell what came of each.
 
     Args:
@@ -94,28 +97,43 @@ async def resume_parked(url: str | None, app: NamedApp, subjects: Sequence[str],
         subjects: which ones.
         all: every one that is parked before anything is run.
         force: go on even if APP has no rule for some of what would be handled.
+        wait: how long to wait, if workers share the store and so it is they who run it (seconds).
 
     Returns:
-        The exit code: 1 if something failed again.
+        The exit code: 1 if something failed again, or no worker has handled it in time.
     """
     _check(subjects, all)
+
+    async def retries(store: Store) -> list[Retry]:
+        chosen = await _chosen(store, subjects)
+        found: dict[str, list[Retry]] = {subject: [] for subject in chosen}
+        async for retry in _parked(store):
+            if retry.subject in found:
+                found[retry.subject].append(retry)
+        return [retry for subject in chosen for retry in found[subject]]
+
+    if is_for_workers(url):
+        return told(await run_by_workers(url, app, retries, _label, force=force, wait=wait), "resume")
     done = failed = 0
 
     async def choose(store: Store) -> list[Meant]:
-        chosen = await _chosen(store, subjects)
-        found: dict[str, list[Meant]] = {subject: [] for subject in chosen}
-        async for retry in _parked(store):
-            if retry.subject in found:
-                found[retry.subject].append(Meant.of(retry))
-        return [meant for subject in chosen for meant in found[subject]]
+        return [Meant.of(retry) for retry in await retries(store)]
 
     async with rules_on(url, app, choose, force=force) as running:
         for subject in dict.fromkeys(meant.subject for meant in running.meant):
             for receipt in await running.bus.resume(subject):
-                running.say_what_came(f"{receipt.event.type} to {cut(subject, _SUBJECT)}", receipt)
+                running.say_what_came(_named(receipt.event.type, subject), receipt)
                 done, failed = done + 1, failed + (not receipt.ok)
     say(f"{done:,} resumed; {failed:,} of them with failures." if failed else f"{done:,} resumed.")
     return 1 if failed else 0
+
+
+def _label(failed: Failed) -> str:
+    return _named(failed.event.type, failed.subject)
+
+
+def _named(type: str, subject: str) -> str:
+    return f"{type} to {cut(subject, _SUBJECT)}"
 
 
 async def skip_parked(url: str | None, subjects: Sequence[str], all: bool) -> None:

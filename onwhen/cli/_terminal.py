@@ -10,7 +10,7 @@ import os
 import sys
 from typing import TextIO
 
-__all__ = ["is_utf8", "prepare_streams"]
+__all__ = ["clear_screen", "is_utf8", "prepare_streams"]
 
 
 def prepare_streams() -> bool:
@@ -32,6 +32,12 @@ def prepare_streams() -> bool:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     return True
+
+
+def clear_screen() -> None:
+    """Begin anew at the top of a terminal; elsewhere, and on one that cannot do that, after an empty line."""
+    can = sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+    print("\x1b[H\x1b[J" if can else "", end="" if can else "\n")
 
 
 def is_utf8() -> bool:

@@ -73,6 +73,7 @@ class EventBus:
         self.source = text(source, "source")
         self.rulebook = Rulebook()
         self.observers: list[Callable[[Outcome], None]] = []
+        self.forgetters: list[Callable[[str | None], None]] = []
         self.module_sets: dict[str, RuleSet] = {}
         self._context = copy_context()
         self._pipeline: Pipeline | Producer | None = None
@@ -317,6 +318,8 @@ class EventBus:
         """Load a subject, or all of them, anew for the next turn, because the store was written to directly."""
         if self._pipeline is not None:
             self._pipeline.forget(subject)
+        for forget in self.forgetters:
+            forget(subject)
 
     async def commit_outside(self, commit: Commit) -> tuple[CommitResult, bool, list[Receipt]]:
         """Commit what does not come from a turn, and handle what is in it; for sessions and replays.

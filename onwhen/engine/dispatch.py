@@ -370,7 +370,7 @@ class Dispatcher(Generic[_W]):
                 del self._lanes[lane.name]
             if self._ready:
                 self.pump()
-            elif self._idle:
+            if self._idle:  # also if something is ready: it is not begun any more after `halt`
                 self._wake_idle()
 
     def _is_started_at_the_end(self) -> bool:

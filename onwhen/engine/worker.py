@@ -145,9 +145,11 @@ class Worker:
             self._check_own()
             self._looked = float("-inf")
             self._answered = self._progressed = self._loop.time()
+            self.bus.forgetters.append(self._forget)
             try:
                 await self._live()
             finally:
+                self.bus.forgetters.remove(self._forget)
                 for tenure in self._tenures.values():
                     tenure.end()
                 for task in self._holding:
@@ -318,7 +320,12 @@ class Worker:
         while self._holding and self._loop.time() < until:
             with suppress(StoreError):
                 await self._renew()
-            await asyncio.wait(self._holding, timeout=min(_LONGEST_CYCLE, self._lease / 5))
+            if self._holding:  # meanwhile the last one may have ended
+                await asyncio.wait(self._holding, timeout=min(_LONGEST_CYCLE, self._lease / 5))
+
+    def _forget(self, subject: str | None) -> None:
+        for tenure in self._tenures.values():
+            tenure.forget(subject)
 
     def _check_own(self) -> None:
         most = self._store.partitions

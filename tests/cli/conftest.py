@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 import onwhen
+from onwhen.testing.servers import RedisServer
+from tests.cli.fleets import Started
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -164,3 +166,31 @@ def onwhen_here(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
         return Ended(code, told.out, told.err)
 
     return call
+
+
+@pytest.fixture
+def deployment(
+    redis_server: RedisServer, key_prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Mapping[str, str]:
+    """A place for a store that workers share; commands that name none mean this one, in a folder of the test's own."""
+    settings = {"ONWHEN_STORE": redis_server.url, "ONWHEN_KEY_PREFIX": key_prefix, "ONWHEN_PARTITIONS": "4"}
+    monkeypatch.chdir(tmp_path)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    return settings
+
+
+@pytest.fixture
+def launch(
+    deployment: Mapping[str, str], environment: Mapping[str, str], tmp_path: Path
+) -> Iterator[Callable[..., Started]]:
+    """The command, started and left running; what is left of it at the end of the test is killed."""
+    started: list[Started] = []
+
+    def run(*arguments: str, **settings: str) -> Started:
+        started.append(Started(list(arguments), tmp_path, {**environment, **deployment, **settings}))
+        return started[-1]
+
+    yield run
+    for one in started:
+        one.end()

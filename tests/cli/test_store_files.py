@@ -103,7 +103,7 @@ def test_a_store_has_to_be_named(
     monkeypatch.delenv("ONWHEN_STORE")
     ended = onwhen(*command)
     assert (ended.code, ended.out) == (2, "")
-    assert ended.err == "onwhen: no store is named; add --store sqlite:///FILE, or set ONWHEN_STORE\n"
+    assert ended.err == "onwhen: no store is named; add --store sqlite:///FILE or redis://HOST, or set ONWHEN_STORE\n"
     assert onwhen(*command, "--store", "memory://").code == 2
 
 

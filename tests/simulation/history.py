@@ -34,6 +34,8 @@ __all__ = [
     "Returned",
     "Sent",
     "Started",
+    "name_of",
+    "place_of",
     "short",
 ]
 
@@ -165,12 +167,12 @@ def short(record: Record) -> str:
 def _text(record: Record) -> str:
     if isinstance(record, Appended):
         pairs = zip(record.events, record.answers, strict=True)
-        told = ", ".join(f"{_name(event)} at {_place(answer.position, answer.is_new)}" for event, answer in pairs)
+        told = ", ".join(f"{name_of(event)} at {place_of(answer.position, answer.is_new)}" for event, answer in pairs)
         return f"append p{record.partition}: {told}"
     if isinstance(record, Committed):
         return f"commit {record.by} p{record.commit.partition} {_commit(record.commit)} -> {_result(record.result)}"
     if isinstance(record, Promotion):
-        told = ", ".join(f"{_name(entry.event)} at {_place(entry.position)}" for entry in record.entries)
+        told = ", ".join(f"{name_of(entry.event)} at {place_of(entry.position)}" for entry in record.entries)
         return f"promote p{record.partition}: {told or 'nothing'}"
     if isinstance(record, Started):
         return f"starting p{record.partition}: " + ", ".join(f"{k}: {n}" for k, n in record.starts.items())
@@ -187,12 +189,14 @@ def _text(record: Record) -> str:
     return f"fault: {record.what}"
 
 
-def _name(event: Event) -> str:
+def name_of(event: Event) -> str:
+    """Return what an event is called in a trace."""
     tag = event.data.get("tag") if isinstance(event.data, Mapping) else None
     return f"{tag or event.type}[{event.id[:8]}]>{event.subject}"
 
 
-def _place(position: Position | None, is_new: bool = True) -> str:
+def place_of(position: Position | None, is_new: bool = True) -> str:
+    """Return what a position is called in a trace."""
     place = "nowhere" if position is None else f"{position >> 48}+{position & (1 << 48) - 1}"
     return place if is_new else f"{place} (known)"
 
@@ -202,7 +206,7 @@ def _commit(commit: Commit) -> str:
     parts = [
         commit.subject,
         f"v{commit.version}",
-        f"handled {_place(commit.handled)}" if commit.handled is not None else "",
+        f"handled {place_of(commit.handled)}" if commit.handled is not None else "",
         f"retried {commit.retried[:8]}" if commit.retried is not None else "",
         f"revived {','.join(id[:8] for id in commit.revived)}" if commit.revived else "",
         f"id {commit.id}" if commit.id is not None else "",
@@ -210,7 +214,7 @@ def _commit(commit: Commit) -> str:
         f"set {' '.join(f'{k}={v.decode()}' for k, v in sorted(write.set.items()))}"
         if write is not None and write.set
         else "",
-        f"messages {' '.join(map(_name, commit.messages))}" if commit.messages else "",
+        f"messages {' '.join(map(name_of, commit.messages))}" if commit.messages else "",
         f"timers {' '.join(f'{t.key}@{t.due:%H:%M:%S.%f}' for t in commit.timers)}" if commit.timers else "",
         f"cancelled {' '.join(commit.cancelled)}" if commit.cancelled else "",
         "cancel all" if commit.cancel_all else "",
@@ -222,4 +226,4 @@ def _commit(commit: Commit) -> str:
 
 def _result(result: CommitResult) -> str:
     told = f"{result.answer.value} v{result.version}"
-    return f"{told} at {' '.join(map(_place, result.appended))}" if result.appended else told
+    return f"{told} at {' '.join(map(place_of, result.appended))}" if result.appended else told

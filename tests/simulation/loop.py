@@ -21,6 +21,7 @@ from typing import Any, Final
 __all__ = ["EPOCH", "SimClock", "SimLoop", "moment"]
 
 EPOCH: Final = datetime(2024, 1, 1, tzinfo=UTC)
+_MOST_AWAITS: Final = 30  # at which a coroutine may wait while it comes to its end (a count)
 
 
 def moment(seconds: float) -> datetime:
@@ -135,14 +136,28 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def wipe(self) -> None:
         """Let go of the coroutines of a loop that has ended, so that none of them ever complains of that."""
-        for task in self._tasks:
-            task._log_destroy_pending = False  # type: ignore[attr-defined]
-            if not task.done():
-                with suppress(RuntimeError, ValueError):  # one that catches its own end; it reaches nobody any more
-                    task.get_coro().close()
+        asyncio._set_running_loop(self)  # what they do at their end reaches nobody any more, but it looks for a loop
+        try:
+            for task in self._tasks:
+                task._log_destroy_pending = False  # type: ignore[attr-defined]
+                if not task.done():
+                    _end(task.get_coro())
+        finally:
+            asyncio._set_running_loop(None)
         self._tasks.clear()
         self._ready.clear()
         self._timers.clear()
+
+
+class _Gone(BaseException):
+    """Told to code whose process has ended."""
+
+
+def _end(coro: Coroutine[Any, Any, Any]) -> None:
+    """End a coroutine, also one that waits for something before it ends; `close` complains of that."""
+    with suppress(_Gone, Exception):
+        for _ in range(_MOST_AWAITS):
+            coro.throw(_Gone())
 
 
 class SimClock:

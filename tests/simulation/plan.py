@@ -15,7 +15,7 @@ from onwhen.engine.events import Event
 from tests.simulation.loop import EPOCH
 from tests.simulation.model import ALWAYS
 
-__all__ = ["SOURCE", "Action", "Faults", "Plan", "plan_of"]
+__all__ = ["SOURCE", "Action", "Faults", "Plan", "Workload", "plan_of"]
 
 SOURCE: Final = "outside"
 _NAMES: Final = ("acc:1", "acc:2", "dyn:1", "dyn:2", "dyn:3")
@@ -95,7 +95,7 @@ class Plan:
 def plan_of(seed: int) -> Plan:
     """Draw a world."""
     chance = random.Random(seed)
-    actions = _Workload(chance).actions()
+    actions = Workload(chance).actions()
     end = actions[-1].time
     return Plan(
         seed=seed,
@@ -131,12 +131,17 @@ def _faults(chance: random.Random, end: float) -> Faults:
     )
 
 
-class _Workload:
-    """Draws what is asked for."""
+class Workload:
+    """Draws what is asked for.
 
-    def __init__(self, chance: random.Random) -> None:
+    Args:
+        chance: what it is drawn from.
+        first: number of the last tag that others have used (a count).
+    """
+
+    def __init__(self, chance: random.Random, first: int = 0) -> None:
         self._chance = chance
-        self._tags = 0
+        self._tags = first
         self._kills = 0.15 if chance.random() < 0.15 else 0.0
         self._names = _NAMES[: chance.choice((1, 2, 5, 5))]
 

@@ -24,7 +24,7 @@ from tests.simulation.plan import Action, Faults, Plan
 from tests.simulation.process import Process
 from tests.simulation.store import Core, inline
 
-__all__ = ["Fate", "World"]
+__all__ = ["Fate", "World", "chance_is_drawn_from", "without_collections"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class World:
             RuntimeError: it never comes to rest.
         """
         kills = [*self.plan.faults.kills]
-        with _chance_is_drawn_from(self.chance), _without_collections():
+        with chance_is_drawn_from(self.chance), without_collections():
             try:
                 for number in count(1):
                     if number > 60:
@@ -155,7 +155,7 @@ class World:
 
 
 @contextmanager
-def _chance_is_drawn_from(chance: random.Random) -> Iterator[None]:
+def chance_is_drawn_from(chance: random.Random) -> Iterator[None]:
     """Have all that is left to chance drawn from one source: jitter, and the ids of events and commits."""
 
     def uuid7() -> str:
@@ -173,7 +173,7 @@ def _chance_is_drawn_from(chance: random.Random) -> Iterator[None]:
 
 
 @contextmanager
-def _without_collections() -> Iterator[None]:
+def without_collections() -> Iterator[None]:
     """Keep the garbage collector from ending the coroutines of dead processes at moments of its own choice."""
     was_enabled = gc.isenabled()
     gc.disable()

@@ -54,9 +54,9 @@ async def test_four_slashes_are_absolute(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("", "no kind of store; known are memory://, sqlite:///relative.db and sqlite:////absolute.db"),
+        ("", "no kind of store; known are memory://, sqlite:///relative.db, sqlite:////absolute.db, redis://HOST"),
         ("a.db", "no kind of store"),
-        ("redis://host", "no kind of store"),
+        ("valkey://host", "no kind of store"),
         ("sqlite:a.db", "no kind of store"),
         ("sqlite://a.db", "'a.db' has no meaning there"),
         ("sqlite:///", "the name of a file is missing"),

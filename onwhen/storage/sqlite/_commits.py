@@ -12,9 +12,10 @@ from typing import Any, Final
 import msgspec
 
 from onwhen.engine.store import Answer, Commit, CommitResult, SubjectWrite
+from onwhen.storage._encoding import micros, text_of, write_text
 from onwhen.storage.sqlite._database import Database
 from onwhen.storage.sqlite._log import is_pending, is_remembered, post, remember
-from onwhen.storage.sqlite._rows import dead_row, micros, retry_row, text_of, write_text
+from onwhen.storage.sqlite._rows import dead_row, retry_row
 from onwhen.storage.sqlite._schema import PARTITION_BITS
 
 __all__ = ["Prepared", "prepare", "store"]

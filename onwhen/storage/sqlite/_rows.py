@@ -7,25 +7,20 @@ damaged is a ValueError, most often.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final
-
-import msgspec
 
 from onwhen.engine.events import Event
 from onwhen.engine.store import (
     DeadLetter,
-    Failure,
     HistoryEntry,
     LogEntry,
     Retry,
     StoreStats,
     SubjectRecord,
-    SubjectWrite,
     Timer,
 )
+from onwhen.storage._encoding import failure_of, failure_text, micros, moment, text_of, write_of
 
 __all__ = [
     "DEAD_COLUMNS",
@@ -37,15 +32,11 @@ __all__ = [
     "dead_row",
     "entry_of",
     "history_of",
-    "micros",
-    "moment",
     "records_of",
     "retry_of",
     "retry_row",
     "stats_of",
-    "text_of",
     "timer_of",
-    "write_text",
 ]
 
 LOG_COLUMNS: Final = "position, accepted, starts, event"
@@ -56,43 +47,7 @@ RETRY_COLUMNS: Final = (
 DEAD_COLUMNS: Final = "n, id, subject, rule, attempts, first_failed, time, failure, event"
 HISTORY_COLUMNS: Final = "n, time, subject, rule, event, write"
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_LAST: Final = datetime.max.replace(tzinfo=UTC)
-_FIRST: Final = datetime.min.replace(tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
-
-
-def micros(when: datetime) -> int:
-    """Return a moment as microseconds since the epoch."""
-    return (when - _EPOCH) // _MICROSECOND
-
-
-def moment(when: int) -> datetime:
-    """Return microseconds since the epoch as a moment, aware, in UTC; one that UTC does not have is the nearest."""
-    try:
-        return _EPOCH + timedelta(microseconds=when)
-    except OverflowError:
-        return _LAST if when > 0 else _FIRST
-
-
-def text_of(event: Event) -> str:
-    """Return an event as JSON; it has an id from now on."""
-    event.detach()
-    return event.to_json().decode()
-
-
 _event: Final = Event.from_json
-_NOTHING: Final = SubjectWrite()
-
-
-def _failure_text(failure: Failure) -> str:
-    # All in ASCII: messages of errors may hold what UTF-8 does not have, lone surrogates.
-    return json.dumps([failure.type, failure.message, failure.traceback])
-
-
-def _failure(text: str) -> Failure:
-    type, message, traceback = json.loads(text)
-    return Failure(type=type, message=message, traceback=traceback)
 
 
 # -- records to rows
@@ -108,7 +63,7 @@ def retry_row(retry: Retry) -> tuple[Any, ...]:
         micros(retry.due),
         retry.in_order,
         micros(retry.first_failed),
-        _failure_text(retry.failure),
+        failure_text(retry.failure),
         retry.first_attempt,
         retry.parked,
         retry.starts,
@@ -125,27 +80,9 @@ def dead_row(letter: DeadLetter) -> tuple[Any, ...]:
         letter.attempts,
         micros(letter.first_failed),
         micros(letter.time),
-        _failure_text(letter.failure),
+        failure_text(letter.failure),
         text_of(letter.event),
     )
-
-
-def write_text(write: SubjectWrite) -> str:
-    """Return what a commit writes as JSON; each value is a string that holds JSON, so that it is kept to the byte."""
-    # Without what is as in `_NOTHING`, so that it is the same when it is read: an empty list is no empty tuple.
-    texts = {name: value for name, value in msgspec.structs.asdict(write).items() if value != getattr(_NOTHING, name)}
-    for name in ("set", "set_ext"):
-        if name in texts:
-            texts[name] = {key: value.decode() for key, value in texts[name].items()}
-    return msgspec.json.encode(texts).decode()
-
-
-def _write(text: str) -> SubjectWrite:
-    texts = json.loads(text)
-    for name in ("set", "set_ext"):
-        if name in texts:
-            texts[name] = {key: value.encode() for key, value in texts[name].items()}
-    return SubjectWrite(**texts)
 
 
 # -- rows to records
@@ -174,7 +111,7 @@ def retry_of(row: Sequence[Any]) -> Retry:
         due=moment(due),
         in_order=bool(in_order),
         first_failed=moment(first_failed),
-        failure=_failure(failure),
+        failure=failure_of(failure),
         first_attempt=first_attempt,
         parked=bool(parked),
         starts=starts,
@@ -189,7 +126,7 @@ def dead_letter_of(row: Sequence[Any]) -> DeadLetter:
         subject=subject,
         event=_event(event),
         rule=rule,
-        failure=_failure(failure),
+        failure=failure_of(failure),
         attempts=attempts,
         first_failed=moment(first_failed),
         time=moment(time),
@@ -204,7 +141,7 @@ def history_of(row: Sequence[Any]) -> HistoryEntry:
         subject=subject,
         event=None if event is None else _event(event),
         rule=rule,
-        write=None if write is None else _write(write),
+        write=None if write is None else write_of(write),
     )
 
 

@@ -32,6 +32,7 @@ from onwhen.engine.store import (
     Timer,
 )
 from onwhen.errors import SettingError, StoreCorrupt, StoreError
+from onwhen.storage import _encoding
 from onwhen.storage.sqlite import _commits, _listing, _log, _rows
 from onwhen.storage.sqlite._database import Database
 from onwhen.storage.sqlite._failures import translated
@@ -186,7 +187,7 @@ class SqliteStore:
         if self._read_only:
             raise StoreError(f"{self.path}: opened with read_only=True; nothing can be written through it")
         try:
-            run = prepare(_rows.micros(self._clock.now()))
+            run = prepare(_encoding.micros(self._clock.now()))
         except Exception as exc:
             raise translated(exc, self.path) from exc
         return worker.ask(run, writes=True)
@@ -217,7 +218,7 @@ class SqliteStore:
         self._check(partition)
 
         def prepare(now: int) -> Callable[[Database], list[Accepted]]:
-            rows = [(event.id, event.source, _rows.text_of(event)) for event in events]
+            rows = [(event.id, event.source, _encoding.text_of(event)) for event in events]
             return lambda database: _log.append(database, partition, rows, now, bookmarks or {})
 
         return await self._write(prepare)
@@ -245,7 +246,7 @@ class SqliteStore:
         rows, due, elsewhere = await self._write(
             lambda now: lambda database: _log.promote(database, partition, after, now)
         )
-        return Promoted(self._read(_rows.entry_of, rows), None if due is None else _rows.moment(due), elsewhere)
+        return Promoted(self._read(_rows.entry_of, rows), None if due is None else _encoding.moment(due), elsewhere)
 
     # -- subjects, and the commit of a turn
 

@@ -9,11 +9,13 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from typing import Any, Final, TypeVar
 
 from onwhen.engine.clock import VirtualClock
 from onwhen.engine.events import Event
 from onwhen.engine.partitions import partition_of
+from onwhen.engine.shared import is_shared
 from onwhen.engine.store import (
     Accepted,
     Answer,
@@ -57,10 +59,10 @@ class StoreCase:
         raise NotImplementedError("make_store: return a new store of the kind that is tested")
 
     def make_again(self, store: Store) -> Store | None:
-        """Return another store over the data of one that was closed, as a new process would make it.
+        """Return another store over the same data, as a new process would make it.
 
         Args:
-            store: what `make_store` or `make_again` has returned.
+            store: what `make_store` or `make_again` has returned; it was closed, unless stores of this kind are shared.
 
         Returns:
             The other store; None if everything is lost with `store` itself, which is then opened again.
@@ -112,6 +114,23 @@ class Bench:
     def partition(self, subject: str) -> int:
         """Return the partition of a subject."""
         return partition_of(subject, self.store.partitions)
+
+    def name_in(self, partition: int) -> str:
+        """Return the name of a subject of a partition."""
+        return next(name for n in range(1000) if self.partition(name := f"s{n}") == partition)
+
+    async def relay(self) -> None:
+        """Deliver what is under way between partitions; a store that is not shared leaves nothing under way."""
+        if not is_shared(self.store):
+            return
+        everywhere = range(self.store.partitions)
+        for source, target in product(everywhere, everywhere):
+            watermark = (await self.store.deliver(source, target, None, [])).watermark
+            found = await self.store.outgoing(source, watermark, 10_000)
+            messages = [message for message in found if message.target == target]
+            if messages:
+                delivered = await self.store.deliver(source, target, watermark, messages)
+                assert delivered.is_accepted
 
     # -- the log
 

@@ -235,6 +235,7 @@ class CommitContract(StoreCase):
         """Each is found there, once; the answer names its position, unless it is under way."""
         names = [f"s{number}" for number in range(12)]
         result = await at.ok(messages=[event(f"to {name}", name) for name in names])
+        await at.relay()
         assert len(result.appended) == len(names)
         for name, position in zip(names, result.appended, strict=True):
             (found,) = [entry for entry in await at.log(at.partition(name)) if entry.event.subject == name]

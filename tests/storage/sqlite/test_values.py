@@ -9,8 +9,8 @@ import pytest
 
 from onwhen import Event
 from onwhen.engine.store import DeadLetter, Failure, Retry, SubjectWrite, Timer
+from onwhen.storage._encoding import micros, moment
 from onwhen.storage.sqlite import _listing
-from onwhen.storage.sqlite._rows import micros, moment
 from tests.storage.sqlite.sqlites import NOON, commit, event, inside, opened, pending, write
 
 BIG = 2**200

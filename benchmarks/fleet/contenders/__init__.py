@@ -1,0 +1,1 @@
+"""Programs that handle a prepared backlog when they are told to; each runs in its contender's environment."""

@@ -1,0 +1,270 @@
+"""What is read without being changed: subjects, counts, and all of something, page by page.
+
+Belongs here: reading. A listing asks each partition for one page after the other, and puts them together in order, so
+that nothing is held up for long and memory is bounded. What comes or goes meanwhile is listed or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any, Final, TypeAlias, TypeVar
+
+from onwhen.engine.partitions import partition_of
+from onwhen.engine.store import DeadLetter, HistoryEntry, Retry, StoreStats, SubjectRecord, Timer
+from onwhen.errors import StoreCorrupt, StoreError
+from onwhen.storage._encoding import moment
+from onwhen.storage.redis import _scripts
+from onwhen.storage.redis._connection import Word
+from onwhen.storage.redis._deployment import Deployment
+from onwhen.storage.redis._encoding import (
+    dead_letter_of,
+    history_of,
+    owner_prefix,
+    record_of,
+    retry_of,
+    timer_of,
+)
+from onwhen.storage.redis._lanes import Job, Kind
+from onwhen.storage.redis._log import as_dict
+from onwhen.storage.redis._ownership import looks
+
+__all__ = ["Listing"]
+
+_T = TypeVar("_T")
+
+_Item: TypeAlias = tuple[bytes, int, bytes, bytes]  # order, partition, value, starts
+_Page: TypeAlias = Callable[[int, bytes], Coroutine[Any, Any, list[tuple[bytes, Any]]]]
+
+_PAGE: Final = 200  # items that are read at once (a count)
+_ROOM: Final = 8 << 20  # bytes that are read at once; it may be one item more
+_TOGETHER: Final = 100  # subjects that are loaded at once (a count)
+_DISCARD: Final = Kind(_scripts.DISCARD)
+
+
+class Listing:
+    """All that is read of a deployment.
+
+    Args:
+        deployment: whose it is.
+    """
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+        self._wanted: deque[tuple[str, asyncio.Future[SubjectRecord]]] = deque()
+        self._loading: asyncio.Task[None] | None = None
+
+    # -- subjects
+
+    async def load(self, subject: str) -> SubjectRecord:
+        """Return a subject; see `Store.load`. Those that are asked for meanwhile are loaded together."""
+        self._deployment.key(subject)  # raises before others are concerned
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[SubjectRecord] = loop.create_future()
+        self._wanted.append((subject, future))
+        if self._loading is None:
+            self._loading = loop.create_task(self._load())
+        return await future
+
+    async def _load(self) -> None:
+        taken: list[tuple[str, asyncio.Future[SubjectRecord]]] = []
+        try:
+            while self._wanted:
+                taken = [self._wanted.popleft() for _ in range(min(_TOGETHER, len(self._wanted)))]
+                commands: dict[int, list[Sequence[Word]]] = {}
+                places: list[tuple[int, int]] = []
+                for name, _ in taken:
+                    partition, key = self._deployment.key(name)
+                    some = commands.setdefault(partition, [])
+                    places.append((partition, len(some)))
+                    some.append(("HGETALL", key))
+                try:
+                    answers = await self._deployment.read(commands)
+                except StoreError as error:
+                    _fail(taken, error)
+                    continue
+                first, starts = 0, {}
+                for partition, some in commands.items():
+                    starts[partition], first = first, first + len(some)
+                for (name, future), (partition, number) in zip(taken, places, strict=True):
+                    if not future.done():
+                        future.set_result(record_of(name, as_dict(answers[starts[partition] + number])))
+        finally:
+            self._loading = None
+            _fail([*taken, *self._wanted], StoreError("the store on Redis was closed"))
+            self._wanted.clear()
+
+    def abandon(self) -> None:
+        """Forget calls of an event loop that has ended."""
+        self._wanted.clear()
+        self._loading = None
+
+    async def close(self) -> None:
+        """Give up what is being loaded."""
+        if (task := self._loading) is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def subjects(self, prefix: str) -> AsyncIterator[SubjectRecord]:
+        """Go through the stored subjects; see `Store.subjects`."""
+        first = prefix.encode()
+
+        async def page(partition: int, after: bytes) -> list[tuple[bytes, None]]:
+            start = b"(" + after if after else b"[" + first
+            command: Sequence[Word] = (
+                *("ZRANGEBYLEX", self._deployment.parts[partition].names, start, b"(" + first + b"\xff"),
+                *("LIMIT", 0, _PAGE),
+            )
+            (names,) = await self._deployment.read({partition: [command]})
+            return [(name, None) for name in names]
+
+        names: list[str] = []
+        async for name, _ in self._merged(page):
+            names.append(name.decode())
+            if len(names) == _TOGETHER:
+                for record in await asyncio.gather(*map(self.load, names)):
+                    if record.version is not None:
+                        yield record
+                names = []
+        for record in await asyncio.gather(*map(self.load, names)):
+            if record.version is not None:
+                yield record
+
+    async def _merged(self, page: _Page) -> AsyncIterator[tuple[bytes, Any]]:
+        """Go through the items of all partitions, in order; `page` returns those after one, with what they go by."""
+        everyone = range(len(self._deployment.parts))
+        pages = await asyncio.gather(*(page(partition, b"") for partition in everyone))
+        heads = [(items[0][0], partition, 0) for partition, items in enumerate(pages) if items]
+        heapq.heapify(heads)
+        while heads:
+            _, partition, number = heads[0]
+            yield pages[partition][number]
+            number += 1
+            if number == len(pages[partition]):
+                pages[partition], number = await page(partition, pages[partition][-1][0]), 0
+            if number < len(pages[partition]):
+                heapq.heapreplace(heads, (pages[partition][number][0], partition, number))
+            else:
+                heapq.heappop(heads)
+
+    # -- timers, retries, dead letters
+
+    def _page(self, kind: str) -> _Page:
+        async def page(partition: int, after: bytes) -> list[tuple[bytes, Any]]:
+            words: list[Word] = [kind, b"(" + after if after else b"-", _PAGE, _ROOM]
+            return [
+                (member, (value, starts))
+                for member, value, starts in await self._deployment.look(partition, _scripts.PAGE, words)
+            ]
+
+        return page
+
+    async def timers(self, subject: str | None) -> AsyncIterator[Timer]:
+        """Go through the timers; see `Store.timers`."""
+        if subject is None:
+            async for member, (value, _) in self._merged(self._page("timers")):
+                yield self._read(timer_of, member[34:], value)
+            return
+        keys = self._deployment.parts
+        partition, first = partition_of(subject, len(keys)), owner_prefix(subject)
+        own = keys[partition]
+        command = ("ZRANGEBYLEX", own.own, b"[" + first, b"(" + first + b"\xff")
+        (owners,) = await self._deployment.read({partition: [command]})
+        found: list[tuple[bytes, bytes]] = []
+        for start in range(0, len(owners), _PAGE):
+            some = owners[start : start + _PAGE]
+            (values,) = await self._deployment.read({partition: [("HMGET", own.timers, *some)]})
+            found += [(value, owner) for owner, value in zip(some, values, strict=True) if value is not None]
+        for value, owner in sorted(found, key=lambda item: item[0][:34]):
+            yield self._read(timer_of, owner, value)
+
+    async def retries(self, partition: int) -> AsyncIterator[Retry]:
+        """Go through the waiting retries; see `Store.retries`."""
+        page, after = self._page("retries"), b""
+        while items := await page(partition, after):
+            for _, (value, starts) in items:
+                yield self._read(retry_of, value, starts)
+            after = items[-1][0]
+
+    async def dead_letters(self) -> AsyncIterator[DeadLetter]:
+        """Go through the dead letters; see `Store.dead_letters`."""
+        async for _, (value, _starts) in self._merged(self._page("dead")):
+            yield self._read(dead_letter_of, value)
+
+    async def _find_dead(self, id: str) -> tuple[int, bytes] | None:
+        try:
+            key = id.encode()
+        except UnicodeEncodeError:
+            return None
+        keys = self._deployment.parts
+        commands: dict[int, Sequence[Sequence[Word]]] = {
+            number: [("HGET", part.dead, key)] for number, part in enumerate(keys)
+        }
+        for number, value in enumerate(await self._deployment.read(commands)):
+            if value is not None:
+                return number, value
+        return None
+
+    async def dead_letter(self, id: str) -> DeadLetter | None:
+        """Return a dead letter; see `Store.dead_letter`."""
+        found = await self._find_dead(id)
+        return None if found is None else self._read(dead_letter_of, found[1])
+
+    async def discard(self, id: str) -> bool:
+        """Remove a dead letter; see `Store.discard`."""
+        found = await self._find_dead(id)
+        if found is None:
+            return False
+        return bool(await self._deployment.do(found[0], Job(_DISCARD, (id,), lambda answer, low: bool(answer))))
+
+    # -- history, and counts
+
+    async def history(self, subject: str) -> AsyncIterator[HistoryEntry]:
+        """Go through what was done to a subject; see `Store.history`."""
+        keys = self._deployment.parts
+        partition, name, end = partition_of(subject, len(keys)), subject.encode(), "+"
+        while True:
+            command = ("XREVRANGE", keys[partition].history, end, "-", "COUNT", _PAGE)
+            (rows,) = await self._deployment.read({partition: [command]})
+            for _, fields in rows:
+                entry = self._read(history_of, fields) if fields[3] == name else None
+                if entry is not None:
+                    yield entry
+            if len(rows) < _PAGE:
+                return
+            end = f"({rows[-1][0].decode()}"
+
+    async def stats(self) -> StoreStats:
+        """Return how much is kept; see `Store.stats`."""
+        found = await looks(self._deployment)
+        waiting = sum(one[8] for one in found)
+        parked = sum(one[9] for one in found)
+        return StoreStats(
+            subjects=sum(one[6] for one in found),
+            pending=sum(one[2] for one in found),
+            timers=sum(one[7] for one in found),
+            retries=waiting - parked,
+            parked=parked,
+            dead=sum(one[10] for one in found),
+            oldest=min((moment(int(one[3])) for one in found if one[3]), default=None),
+        )
+
+    def _read(self, read: Callable[..., _T], *values: bytes) -> _T:
+        try:
+            return read(*values)
+        except StoreError:
+            raise
+        except Exception as error:
+            raise StoreCorrupt(
+                f"something in Redis under {self._deployment.keys.prefix!r} is damaged: {error}"
+            ) from error
+
+
+def _fail(wanted: Sequence[tuple[str, asyncio.Future[SubjectRecord]]], error: StoreError) -> None:
+    for _, future in wanted:
+        if not future.done():
+            own = type(error)(*error.args)  # one for each: who catches it adds to its traceback
+            own.__cause__ = error.__cause__
+            future.set_exception(own)

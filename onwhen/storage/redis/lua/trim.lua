@@ -1,0 +1,5 @@
+local state, refusal = enter('token')
+if not state then return refusal end
+if state[4] ~= ARGV[6] then return 0 end
+call('XTRIM', OUT, 'MINID', '=', ARGV[7])
+return 1

@@ -1,0 +1,337 @@
+"""Fleets on virtual time: processes with a worker or a producer each, over wires of their own to one server.
+
+Belongs here: how several processes live on one event loop, stand still and die, and what goes wrong on their wires.
+It must not know what a test is about. Time passes only when nobody has anything to do, so nothing here waits for long.
+"""
+
+import asyncio
+import random
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextvars import copy_context
+from functools import partial, wraps
+from typing import Any, cast
+
+from onwhen import Context, EventBus, Limits, RuleSet
+from onwhen.engine.partitions import partition_of
+from onwhen.engine.worker import Worker
+from onwhen.errors import StoreError
+from tests.simulation.fleet.loop import FleetLoop
+from tests.simulation.fleet.server import ModelStore, Server
+from tests.simulation.loop import SimClock
+from tests.simulation.rules import HERE
+
+LEASE = 10.0
+_MOST_STEPS = 3_000_000  # callbacks of one test (a count)
+_CALLS = """open close append bookmark starting read load commit promote dead_letter discard stats acquire renew
+release beat workers partition_states tail fire pending waiting outgoing deliver trim""".split()
+
+
+def virtual(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run a test on virtual time; it fails if the event loop was told of an error that the test has not taken out."""
+
+    @wraps(test)
+    def run(*args: Any, **named: Any) -> None:
+        random.seed(test.__name__)  # pauses are drawn by lot
+        loop = FleetLoop(0.0, random.Random(test.__name__))
+        main = loop.create_task(test(*args, **named))
+        try:
+            assert loop.run(main.done, _MOST_STEPS), "nothing is left to run, and the test waits"
+            main.result()
+            assert not loop.complaints, [complaint.get("exception", complaint) for complaint in loop.complaints]
+        finally:
+            loop.wipe()
+
+    return run
+
+
+async def until(condition: Callable[[], object], seconds: float = 120.0) -> None:
+    """Wait for something that happens within so many virtual seconds."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def names(partition: int, partitions: int, count: int = 1) -> list[str]:
+    """Return names of subjects that belong to a partition."""
+    found, number = list[str](), 0
+    while len(found) < count:
+        if partition_of(name := f"s{number}", partitions) == partition:
+            found.append(name)
+        number += 1
+    return found
+
+
+def name(partition: int, partitions: int) -> str:
+    """Return the name of a subject of a partition."""
+    return names(partition, partitions)[0]
+
+
+class Wire(ModelStore):
+    """A process's store: each call travels, and may fail on its way there or back, be held up, or never be answered.
+
+    Args:
+        server: what keeps everything.
+        delay: how long a call travels, and its answer as well (seconds).
+
+    Attributes:
+        calls: names and arguments of all calls, in order.
+        down: seconds after which every call fails without effect; None if the wire is in order.
+    """
+
+    def __init__(self, server: Server, delay: float = 0.0005) -> None:
+        super().__init__(server)
+        self.calls: list[tuple[str, tuple[Any, ...]]] = []
+        self.down: float | None = None
+        self.most_read = 0
+        self._delay = delay
+        self._faults: list[tuple[str, deque[str] | str, Callable[..., bool]]] = []
+        self._held: list[tuple[str, asyncio.Future[None]]] = []
+        self._arrival = {"there": 0.0, "back": 0.0}
+        for called in _CALLS:
+            setattr(self, called, partial(self._call, called, getattr(super(), called)))
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How often each call was made."""
+        return Counter(called for called, _ in self.calls)
+
+    def fail(self, called: str, *outcomes: str, when: Callable[..., bool] = lambda *_: True) -> None:
+        """Say what becomes of the next calls: "before", "after", "held" (its answer), "hung", or "" for nothing.
+
+        Args:
+            called: name of the call.
+            outcomes: one for each call.
+            when: which calls are meant, by their arguments.
+        """
+        self._faults.append((called, deque(outcomes), when))
+
+    def fail_always(self, called: str, outcome: str = "before", when: Callable[..., bool] = lambda *_: True) -> None:
+        """Say what becomes of all calls until `heal`."""
+        self._faults.append((called, outcome, when))
+
+    def heal(self) -> None:
+        """Let nothing fail any more, and let go of what is held."""
+        self._faults.clear()
+        self.down = None
+        held, self._held = self._held, []
+        for _, future in held:
+            if not future.done():
+                future.set_result(None)
+
+    def held(self, called: str) -> int:
+        """Return how many answers to a call are held up (a count)."""
+        return sum(one == called and not future.done() for one, future in self._held)
+
+    async def retries(self, partition: int) -> Any:
+        await self._call("retries", self._nothing, partition)
+        async for retry in super().retries(partition):
+            yield retry
+
+    async def _nothing(self, *_: Any) -> None: ...
+
+    async def _call(self, called: str, effect: Callable[..., Awaitable[Any]], *args: Any, **named: Any) -> Any:
+        self.calls.append((called, args))
+        outcome = self._outcome(called, args)
+        if called in ("append", "commit"):
+            for event in args[1] if called == "append" else args[0].messages:
+                event.detach()
+        if called not in ("open", "close"):
+            await self._travel("there")
+        if self.down is not None and called not in ("open", "close"):
+            await asyncio.sleep(self.down)
+            raise StoreError(f"{called}: the server is away")
+        if outcome == "before":
+            raise StoreError(f"{called} was not done")
+        if outcome == "hung":
+            await self._hold(called)
+        result = await effect(*args, **named)
+        if called in ("read", "tail"):
+            self.most_read = max(self.most_read, len(result))
+        if outcome == "held":
+            await self._hold(called)
+        if called not in ("open", "close"):
+            await self._travel("back")
+        if outcome == "after" or self.down is not None:
+            raise StoreError(f"{called} was done, but nobody has heard of it")
+        return result
+
+    def _outcome(self, called: str, args: tuple[Any, ...]) -> str:
+        for meant, outcomes, when in self._faults:
+            if meant == called and outcomes and when(*args):
+                return outcomes if isinstance(outcomes, str) else outcomes.popleft()
+        return ""
+
+    async def _hold(self, called: str) -> None:
+        future = asyncio.get_running_loop().create_future()
+        self._held.append((called, future))
+        await future
+
+    async def _travel(self, way: str) -> None:
+        """Arrive behind all that was sent before this way."""
+        loop = asyncio.get_running_loop()
+        when = self._arrival[way] = max(self._arrival[way] + 1e-7, loop.time() + self._delay)
+        future = loop.create_future()
+        timer = loop.call_at(when, lambda: future.done() or future.set_result(None))
+        try:
+            await future
+        finally:
+            timer.cancel()
+
+
+class Member:
+    """A process with a worker in it.
+
+    Attributes:
+        worker: the worker.
+        bus: its bus.
+        wire: its store.
+        task: runs the worker; None before `start`.
+    """
+
+    def __init__(self, loop: FleetLoop, worker: Worker, wire: Wire) -> None:
+        self.worker = worker
+        self.bus = worker.bus
+        self.wire = wire
+        self.task: asyncio.Task[None] | None = None
+        self._loop = loop
+        self._is_alive = True
+        self._stands_still = False
+        self._late: list[asyncio.Handle] = []
+
+    @property
+    def owned(self) -> frozenset[int]:
+        """What it believes to own."""
+        return self.worker.status().owned
+
+    async def start(self) -> "Member":
+        """Start it, and wait until it has looked around for the first time."""
+        self.begin()
+        await self.worker.started()
+        return self
+
+    def begin(self) -> None:
+        """Start it."""
+        context = copy_context()
+        context.run(HERE.set, cast(Any, self))
+        self.task = self._loop.create_task(self.worker.run(), context=context)
+
+    async def stop(self, seconds: float = 60.0) -> None:
+        """Stop it, and wait until it has handed all over."""
+        self.worker.stop()
+        await self.ended(seconds)
+
+    async def ended(self, seconds: float = 120.0) -> None:
+        """Wait until it has ended, and raise what it has ended with."""
+        assert self.task is not None
+        async with asyncio.timeout(seconds):
+            await asyncio.wait([self.task])
+        self.task.result()
+
+    def kill(self) -> None:
+        """Let nothing of it run any more."""
+        self._is_alive = False
+
+    def stand_still(self) -> None:
+        """Let nothing of it run until `go_on`, as SIGSTOP does, while time goes on for all others."""
+        self._stands_still = True
+
+    def go_on(self) -> None:
+        """Let it go on; what was due meanwhile is late."""
+        self._stands_still = False
+        late, self._late = self._late, []
+        self._loop.resume(late)
+
+    def admits(self, handle: asyncio.Handle) -> bool:
+        """Tell the loop whether a callback of this process may run now."""
+        if self._is_alive and self._stands_still:
+            self._late.append(handle)
+        return self._is_alive and not self._stands_still
+
+
+class Fleet:
+    """A server, and who is connected with it.
+
+    Args:
+        partitions: how many there are (a count).
+        server: see `Server`.
+    """
+
+    def __init__(self, partitions: int = 4, **server: Any) -> None:
+        self.loop = cast(FleetLoop, asyncio.get_running_loop())
+        self.clock = SimClock(self.loop)
+        self.partitions = partitions
+        self.server = Server(partitions, clocks=[self.clock] * partitions, **server)
+        self.members: list[Member] = []
+
+    def bus(self, *rule_sets: RuleSet, limits: Limits | None = None, wire: Wire | None = None) -> EventBus:
+        """Make a bus on a wire of its own."""
+        return EventBus(*rule_sets, store=wire or Wire(self.server), clock=self.clock, limits=limits)
+
+    def member(self, *rule_sets: RuleSet, limits: Limits | None = None, delay: float = 0.0005, **worker: Any) -> Member:
+        """Make a process with a worker; its id is `w1`, `w2`, ... if no other is given."""
+        wire = Wire(self.server, delay)
+        worker.setdefault("id", f"w{len(self.members) + 1}")
+        worker.setdefault("lease", LEASE)
+        member = Member(self.loop, Worker(self.bus(*rule_sets, limits=limits, wire=wire), **worker), wire)
+        self.members.append(member)
+        return member
+
+    def owner(self, partition: int) -> str | None:
+        """Return who owns a partition, as the server sees it."""
+        return self.server.partitions[partition].look().owner
+
+    def owners(self) -> Counter[str | None]:
+        """Return how many partitions each worker owns, as the server sees it."""
+        return Counter(self.owner(number) for number in range(self.partitions))
+
+    def pending(self) -> int:
+        """Return how many events are pending, and how many messages not delivered (a count)."""
+        parts = self.server.partitions
+        under_way = 0
+        for number, part in enumerate(parts):
+            for out in part.state.outbox.values():
+                under_way += out.position > parts[out.target].state.watermarks.get(number, 0)
+        return under_way + sum(len(part.state.log) for part in parts)
+
+    async def rest(self, seconds: float = 120.0) -> None:
+        """Wait until nothing is pending."""
+        await until(lambda: not self.pending(), seconds)
+
+    def value(self, subject: str, property: str) -> Any:
+        """Return what is stored of a subject; None if nothing is."""
+        import json
+
+        record = self.server.of(subject).state.subjects.get(subject)
+        text = None if record is None else record.properties.get(property)
+        return None if text is None else json.loads(text)
+
+
+class Notes:
+    """Rules that note what is run, where and when; what is stored of it is in the subject's `order`."""
+
+    def __init__(self) -> None:
+        self.rules = RuleSet("notes")
+        self.runs: list[tuple[str, Any]] = []  # subject and payload, as they begin
+        self.gates: dict[str, asyncio.Event] = {}  # subject -> what its turns wait at
+        self.seconds: dict[str, float] = {}  # subject -> how long its turns take
+        self.broken: set[str] = set()  # subjects at which `fragile` fails
+
+        @self.rules.on("noted")
+        async def note(ctx: Context) -> None:
+            subject = ctx.subject.name
+            self.runs.append((subject, ctx.payload))
+            if (gate := self.gates.get(subject)) is not None:
+                await gate.wait()
+            if seconds := self.seconds.get(subject):
+                await asyncio.sleep(seconds)
+            ctx.subject.set("order", [*ctx.subject.get("order", []), ctx.payload])
+
+        @self.rules.on("passed")
+        def pass_on(ctx: Context) -> None:
+            for to, payload in ctx.payload:
+                ctx.emit("noted", payload, to)
+
+    def of(self, subject: str) -> Sequence[Any]:
+        """Return the payloads that turns of a subject have begun with."""
+        return [payload for name, payload in self.runs if name == subject]
