@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check simulate chaos bench bench-durable soak format clean
+.PHONY: help setup demo fleet test check simulate chaos chaos-fleet bench bench-durable bench-fleet soak format clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,6 +17,9 @@ setup: .venv/.installed ## Make .venv with all that is needed (another Python: m
 
 demo: setup ## Replay four years of a help desk through its rules
 	@$(BIN)/python -m examples.helpdesk
+
+fleet: setup ## The same on several workers over Redis, of which one is killed now and then
+	@$(BIN)/python -m examples.fleet
 
 test: setup ## Run all tests, the examples and the code in the docs, with branch coverage
 	@$(BIN)/coverage erase
@@ -37,11 +40,17 @@ simulate: setup ## Run the engine in SEEDS simulated worlds (FIRST is the first 
 chaos: setup ## Kill a service under load KILLS times, and look at what it leaves (SEED draws the moments)
 	@$(BIN)/python -m tests.chaos --kills $(or $(KILLS),500) $(and $(SEED),--seed $(SEED))
 
+chaos-fleet: setup ## The same with workers on real servers: an hour; ONLY=kills is one part of it (SEED draws)
+	@$(BIN)/python -m tests.chaos.fleet $(and $(ONLY),--only $(ONLY)) $(and $(SEED),--seed $(SEED))
+
 bench: setup ## Measure the speed
 	$(BIN)/python -m benchmarks
 
 bench-durable: setup ## Measure the SQLite store, next to what the disk can do
 	$(BIN)/python -m benchmarks.durable
+
+bench-fleet: setup ## Measure workers over Redis, next to peers and a hand-written loop
+	$(BIN)/python -m benchmarks.fleet
 
 soak: setup ## Ten minutes of a mixed load on a file, to see whether anything grows
 	$(BIN)/python -m benchmarks.durable.soak

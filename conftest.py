@@ -6,7 +6,9 @@ Belongs here: how a page becomes tests. It must not know what the pages are abou
   one event loop. Lines that begin with `#>` are what the block prints, all of it, `...` stands for anything.
 - ```python blocks that begin with `>>>` are run as a dialogue: each answer has to be the one that is shown.
 - ```console blocks: commands that begin with `$ `, each followed by lines that it prints, in order, not
-  necessarily all of them. They run in a folder of the page's own and have to end with exit code 0.
+  necessarily all of them. They run in a folder of the page's own and have to end with exit code 0. One that ends with
+  ` &` goes on while the page goes on, and is told to end with it.
+- `<!-- redis -->` starts a server for the page; from there on commands have its address in `ONWHEN_STORE`.
 - `<!-- file: NAME -->` above a block also writes the block to that file in the page's folder.
 - Blocks in other languages are only shown.
 """
@@ -24,6 +26,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Iterator
 from importlib.metadata import entry_points
@@ -52,7 +55,9 @@ _LEFT_ALONE: Final = frozenset({"make", "pip", "python3", "git", "."})
 """Commands that change the machine or need a clone: shown, not run."""
 _ONWHEN: Final = "import sys; from onwhen.cli import main; sys.argv[0] = 'onwhen'; sys.exit(main())"
 _TIMEOUT: Final = 60  # seconds that one command may take
+_PAUSE: Final = 0.05  # seconds between two looks at what a command has printed that goes on
 _PRINTED: Final = re.compile(r"^[ \t]*#> ?(.*)$", re.MULTILINE)
+_REDIS: Final = re.compile(r"^<!-- redis -->$", re.MULTILINE)
 _FILE: Final = re.compile(r"^<!-- file: (\S+) -->\n(`{3,})[^\n]*\n(.*?)^\2$", re.MULTILINE | re.DOTALL)
 _DIALOGUE: Final = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
@@ -64,6 +69,7 @@ class Page(Document):
         super().__init__(text, path)
         self.namespace["__name__"] = Path(path).stem.lower()  # what rules and classes take as their module
         self.namespace["__builtins__"] = __builtins__
+        self.settings: dict[str, str] = {}
         self._stack: contextlib.ExitStack | None = None
 
     def enter(self) -> None:
@@ -72,6 +78,30 @@ class Page(Document):
         self.runner = self._stack.enter_context(asyncio.Runner())
         self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="onwhen-docs-"))).resolve()
         sys.path.insert(0, str(self.folder))  # files of the page may be modules
+
+    def with_redis(self) -> None:
+        """Start a server, and let commands know of it."""
+        from onwhen.testing.servers import RedisServer
+
+        assert self._stack is not None
+        server = self._stack.enter_context(RedisServer(appendonly=True))
+        self.settings["ONWHEN_STORE"] = server.url
+
+    def start(self, command: str) -> Path:
+        """Start a command that goes on until the page ends; return the file of what it prints."""
+        assert self._stack is not None
+        printed = self.folder / f".printed-{len(list(self.folder.glob('.printed-*')))}"
+        with printed.open("wb") as out:
+            process = subprocess.Popen(
+                ["sh", "-c", f"exec {command}"],
+                cwd=self.folder,
+                env=_environment(self.folder) | self.settings,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+        self._stack.callback(_end, process)
+        return printed
 
     def leave(self) -> None:
         """Close the loop and remove the folder."""
@@ -171,10 +201,21 @@ def run_console(example: Example) -> str | None:
     for line, command, shown in _commands(example.parsed, example.line + 1):
         if command.split()[0] in _LEFT_ALONE:
             continue
+        where = f"{page.path}:{line}: $ {command}"
+        if command.endswith(" &"):
+            printed = page.start(command.removesuffix(" &"))
+            deadline = time.monotonic() + _TIMEOUT
+            while (missing := _missing(shown, printed.read_text())) is not None:
+                if time.monotonic() > deadline:
+                    return (
+                        f"{where}\ndoes not print, or not in this order: {missing!r}\nprinted:\n{printed.read_text()}"
+                    )
+                time.sleep(_PAUSE)
+            continue
         done = subprocess.run(
             ["sh", "-c", command],
             cwd=page.folder,
-            env=_environment(page.folder),
+            env=_environment(page.folder) | page.settings,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -182,14 +223,31 @@ def run_console(example: Example) -> str | None:
             timeout=_TIMEOUT,
             check=False,
         )
-        where = f"{page.path}:{line}: $ {command}"
         if done.returncode:
             return f"{where}\nended with exit code {done.returncode}:\n{done.stdout}"
-        rest = iter(done.stdout.splitlines())
-        for wanted in shown:
-            if wanted != "..." and not any(_fits(wanted, found) for found in rest):
-                return f"{where}\ndoes not print, or not in this order: {wanted!r}\nprinted:\n{done.stdout}"
+        if (missing := _missing(shown, done.stdout)) is not None:
+            return f"{where}\ndoes not print, or not in this order: {missing!r}\nprinted:\n{done.stdout}"
     return None
+
+
+def _missing(shown: list[str], printed: str) -> str | None:
+    """Return the first line that is shown but not printed, after those before it; None if all are."""
+    rest = iter(printed.splitlines())
+    for wanted in shown:
+        if wanted != "..." and not any(_fits(wanted, found) for found in rest):
+            return wanted
+    return None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Tell a command to end, and see to it that it does."""
+    process.terminate()
+    try:
+        process.wait(_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise
 
 
 def _commands(block: str, line: int) -> Iterator[tuple[int, str, list[str]]]:
@@ -240,6 +298,21 @@ def write_file(example: Example) -> None:
     (page.folder / name).write_text(text)
 
 
+# -- servers ---------------------------------------------------------------------------------------------------
+
+
+def find_servers(document: Document) -> Iterator[Region]:
+    """Yield the marks that say that a page needs a server."""
+    for match in _REDIS.finditer(document.text):
+        yield Region(match.start(), match.end(), None, start_server)
+
+
+def start_server(example: Example) -> None:
+    """Start the server of a page."""
+    page: Any = example.document
+    page.with_redis()
+
+
 # -- what shown text and printed text have in common ---------------------------------------------------------------
 
 
@@ -270,7 +343,7 @@ class PageFile(SybilFile):
 
 
 _SYBIL: Final = Sybil(
-    parsers=[PythonBlocks(), CodeBlockParser("console", run_console), find_files],
+    parsers=[PythonBlocks(), CodeBlockParser("console", run_console), find_files, find_servers],
     document_types={".md": Page},
 )
 

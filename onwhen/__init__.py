@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from onwhen.errors import OnwhenError
     from onwhen.settings import Settings
     from onwhen.storage.memory import create_memory_storage
+    from onwhen.storage.redis import create_redis_storage
     from onwhen.storage.sqlite import create_sqlite_storage
 
 __version__ = "0.1.0"
@@ -62,6 +63,7 @@ __all__ = [
     "WorkerStatus",
     "changed",
     "create_memory_storage",
+    "create_redis_storage",
     "create_sqlite_storage",
     "deleted",
     "migrate",
@@ -101,6 +103,7 @@ _HOME: Final = {
     "OnwhenError": "onwhen.errors",
     "Settings": "onwhen.settings",
     "create_memory_storage": "onwhen.storage.memory",
+    "create_redis_storage": "onwhen.storage.redis",
     "create_sqlite_storage": "onwhen.storage.sqlite",
 }
 

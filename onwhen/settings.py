@@ -94,18 +94,16 @@ class Settings(BaseSettings):
     )
     dedup_window: Annotated[int, Field(ge=0)] = Field(
         100_000,
-        description="accepted events that the store remembers by source and id (count); in Redis, if unset, 10,000 in "
-        "each partition",
+        description="accepted events that the store remembers by source and id (count); unset in Redis for "
+        "as many as before, 10,000 in a new store",
     )
-    key_prefix: str = Field(
-        "onwhen", min_length=1, description="what the names of all keys in Redis start with (text); elsewhere unused"
-    )
+    key_prefix: str = Field("onwhen", min_length=1, description="what the names of all keys in Redis start with (text)")
     partitions: PositiveInt | None = Field(
         None, description="partitions of a new store (count); unset for 16 in Redis, else 1"
     )
     max_backlog: PositiveInt = Field(
         100_000,
-        description="pending events of a partition in Redis above which no more are taken (count); elsewhere unused",
+        description="pending events of a partition in Redis above which no more are taken (count)",
     )
 
     def storage(self, url: str | None = None) -> dict[str, Any]:

@@ -24,8 +24,6 @@ from onwhen.storage.redis import create_redis_storage
 
 __all__ = ["Latencies", "measure"]
 
-_SETTLE = 100  # events of each that do not count
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latencies:
@@ -46,7 +44,7 @@ class Latencies:
     ping: tuple[float, ...]
 
 
-async def measure(samples: int, pause: float, url: str, floor: Contender) -> Latencies:
+async def measure(samples: int, pause: float, url: str, floor: Contender, settle: int = 100) -> Latencies:
     """Measure.
 
     Args:
@@ -54,12 +52,13 @@ async def measure(samples: int, pause: float, url: str, floor: Contender) -> Lat
         pause: how long nothing happens before each (seconds).
         url: address of the server.
         floor: the hand-written loop.
+        settle: of each before those that count (a count).
 
     Raises:
         BenchmarkError: a contender failed.
-        OnwhenError: the store failed.
+        StoreError: the store failed.
     """
-    number = samples + _SETTLE
+    number = samples + settle
     sent: list[float] = []
     accepted: list[float] = []
     known: list[float] = []
@@ -86,13 +85,13 @@ async def measure(samples: int, pause: float, url: str, floor: Contender) -> Lat
         moments = (await worker.hear())["moments"]
         answered = (await beside.hear())["moments"]
     return Latencies(
-        accepted=_since(sent, accepted),
-        committed=_since(sent, moments),
-        known=_since(sent, known),
-        floor=_since(added, answered),
-        ping=tuple(ping[_SETTLE:]),
+        accepted=_since(sent, accepted)[settle:],
+        committed=_since(sent, moments)[settle:],
+        known=_since(sent, known)[settle:],
+        floor=_since(added, answered)[settle:],
+        ping=tuple(ping[settle:]),
     )
 
 
 def _since(starts: list[float], ends: list[float]) -> tuple[float, ...]:
-    return tuple(end - start for start, end in zip(starts, ends, strict=True))[_SETTLE:]
+    return tuple(end - start for start, end in zip(starts, ends, strict=True))

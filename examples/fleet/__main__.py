@@ -31,6 +31,7 @@ from onwhen.storage.redis import create_redis_storage
 from onwhen.testing.servers import RedisServer
 
 RULES: Final = "examples.helpdesk.rules"
+PREFIX: Final = "fleet"
 LOOK: Final = 0.25  # seconds between two looks at the fleet
 PATIENCE: Final = 120.0  # seconds for something that has to happen
 
@@ -82,7 +83,10 @@ def planned(arguments: list[str] | None) -> Plan:
     parser.add_argument("--kill-every", type=float, default=5.0, help="seconds from kill to kill; 0 for none (5)")
     parser.add_argument("--lease", type=float, default=1.5, help="seconds until partitions are taken over (1.5)")
     parser.add_argument("--dump", type=Path, default=None, help="write the final state of every subject to this file")
-    return Plan(**vars(parser.parse_args(arguments)))
+    plan = Plan(**vars(parser.parse_args(arguments)))
+    if min(plan.workers, plan.partitions) < 1 or min(plan.seconds, plan.lease) <= 0 or plan.kill_every < 0:
+        parser.error("there is at least one worker, and one partition; times are more than 0 seconds")
+    return plan
 
 
 async def run(plan: Plan, console: Console) -> int:
@@ -96,11 +100,13 @@ async def run(plan: Plan, console: Console) -> int:
         ours, alone = plan.dump or Path(folder, "fleet.ndjson"), Path(folder, "alone.ndjson")
         async with AsyncExitStack() as stack:
             server = await stack.enter_async_context(RedisServer(appendonly=True, appendfsync="always"))
-            store = create_redis_storage(server.url, partitions=plan.partitions)
+            store = create_redis_storage(server.url, PREFIX, partitions=plan.partitions)
             bus = await stack.enter_async_context(EventBus(tickets, customers, store=store))
-            crew = Crew((RULES, "--store", server.url, "--lease", f"{plan.lease:g}"), Path(folder))
+            crew = Crew(
+                (RULES, "--store", f"{server.url}?key_prefix={PREFIX}", "--lease", f"{plan.lease:g}"), Path(folder)
+            )
             stack.push_async_callback(crew.leave)
-            desk = Desk(bus, len(events) / max(plan.seconds, 1e-3))
+            desk = Desk(bus, len(events) / plan.seconds)
             with Screen(console) as screen:
                 await play(plan, events, desk, crew, Watch(store), screen)
             with ours.open("wb") as out:

@@ -5,7 +5,7 @@ Belongs here: how it looks. It must not know where the figures are from.
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
@@ -20,11 +20,13 @@ from rich.text import Text
 from examples.fleet.crew import Member
 from examples.fleet.watch import Seen
 
-__all__ = ["Figures", "Screen"]
+__all__ = ["Figures", "Screen", "picture"]
 
 WIDTH: Final = 100
 _BAR: Final = 24  # characters
 _NEWS: Final = 6
+_FEWEST: Final = 4  # partitions that are shown, however small the screen is
+_OTHER_LINES: Final = 22  # that are shown besides
 _LINES: Final = 2.0  # seconds between two lines
 _COLOURS: Final = ("cyan", "magenta", "yellow", "green", "blue", "red")
 
@@ -87,7 +89,7 @@ class Screen:
     def show(self, figures: Figures) -> None:
         """Show how things stand."""
         if self._live is not None:
-            self._live.update(self._picture(figures), refresh=True)
+            self._live.update(picture(figures, self._news, self.console.height), refresh=True)
         elif self._seconds() >= self._next_line:
             self._next_line = self._seconds() + _LINES
             self._print(f"{self._seconds():5.1f} s  {_line(figures)}")
@@ -98,12 +100,19 @@ class Screen:
     def _seconds(self) -> float:
         return time.monotonic() - self._began
 
-    # -- the picture
 
-    def _picture(self, figures: Figures) -> Group:
-        colours = {member.name: _COLOURS[n % len(_COLOURS)] for n, member in enumerate(figures.crew)}
-        news = Text("\n".join(self._news), style="dim", no_wrap=True, overflow="ellipsis")
-        return Group(_headline(figures), _partitions(figures.seen, colours), _workers(figures, colours), news)
+def picture(figures: Figures, news: Iterable[str], height: int) -> Group:
+    """What is shown on a terminal.
+
+    Args:
+        figures: how things stand.
+        news: what has happened lately.
+        height: how many lines there are to fill.
+    """
+    colours = {member.name: _COLOURS[n % len(_COLOURS)] for n, member in enumerate(figures.crew)}
+    rows = max(_FEWEST, height - _OTHER_LINES)
+    told = Text("\n".join(news), style="dim", no_wrap=True, overflow="ellipsis")
+    return Group(_headline(figures), _partitions(figures.seen, colours, rows), _workers(figures, colours), told)
 
 
 def _headline(figures: Figures) -> Text:
@@ -115,7 +124,8 @@ def _headline(figures: Figures) -> Text:
     )
 
 
-def _partitions(seen: Seen, colours: dict[str, str]) -> Table:
+def _partitions(seen: Seen, colours: dict[str, str], rows: int) -> Table:
+    """The partitions; those with the longest backlogs, if there are too many for the screen."""
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     shown.add_column("partition", justify="right")
     shown.add_column("owner", min_width=10)
@@ -123,10 +133,13 @@ def _partitions(seen: Seen, colours: dict[str, str]) -> Table:
     shown.add_column("", width=_BAR)
     shown.add_column("events/s", justify="right", min_width=8)
     longest = max((state.backlog for state in seen.partitions), default=0)
-    for state, rate in zip(seen.partitions, seen.rates, strict=True):
+    first = sorted(seen.partitions, key=lambda state: state.backlog, reverse=True)[:rows]
+    for state in sorted(first, key=lambda state: state.partition):
         owner = Text(state.owner or "nobody", colours.get(state.owner or "", "bold red"))
         bar = "█" * -(-_BAR * state.backlog // max(longest, _BAR))
-        shown.add_row(str(state.partition), owner, f"{state.backlog:,}", bar, f"{rate:,.0f}")
+        shown.add_row(str(state.partition), owner, f"{state.backlog:,}", bar, f"{seen.rates[state.partition]:,.0f}")
+    if len(first) < len(seen.partitions):
+        shown.caption = f"and {len(seen.partitions) - len(first):,} more"
     return shown
 
 

@@ -16,6 +16,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any, BinaryIO, Final
 
 from rich.console import Console
@@ -23,12 +24,15 @@ from rich.console import Console
 from onwhen.cli._app import find_app, make_bus
 from onwhen.cli._bookmarks import Bookmarks
 from onwhen.cli._dump import dump_subjects, whole_file
+from onwhen.cli._opening import is_for_workers, reading, store_named
 from onwhen.cli._options import ReplayOptions, UsageError
 from onwhen.cli._render import clean, progress_on, summary
+from onwhen.cli._rest import rest
 from onwhen.cli._running import let_go
 from onwhen.cli.replay import Reject, ReplayReport, Source, replay
 from onwhen.engine.bus import EventBus
 from onwhen.engine.clock import VirtualClock
+from onwhen.engine.shared import SharedStore, is_shared
 from onwhen.engine.store import Store
 from onwhen.errors import SettingError, StoreError
 
@@ -62,7 +66,7 @@ def run_replay(options: ReplayOptions) -> int:
         bus = make_bus(find_app(options.app), _clock(options), store if bookmarks is None else bookmarks.store)
         if options.time == "event":  # in the order of the log, wherever it was interrupted, and whatever the store
             bus.limits = replace(bus.limits, max_concurrent_turns=1)
-        report, interrupted = ReplayReport(), False
+        report, interrupted = ReplayReport(is_for_workers=is_shared(bus.store)), False
         unwritten: Exception | None = None
         try:
             asyncio.run(_run(options, bus, sources, bookmarks, screen, report))
@@ -94,6 +98,13 @@ def _clock(options: ReplayOptions) -> VirtualClock | None:
 def _store(options: ReplayOptions) -> Store | None:
     if options.store is None:
         return None
+    if is_for_workers(options.store):
+        if options.time == "event":
+            raise UsageError(
+                "--time event: workers go by the clock of their machines, which nobody can move to the time of "
+                "recorded events; leave it out, or replay into memory or a file"
+            )
+        return store_named(options.store)
     from onwhen.settings import Settings
     from onwhen.storage import create_storage
 
@@ -115,6 +126,9 @@ async def _run(
     asyncio.get_running_loop().set_exception_handler(partial(_tell, screen))
     try:
         try:
+            if is_shared(bus.store):
+                async with reading(options.store):
+                    pass  # nothing is made by mistake: there have to be workers, and these make it
             await bus.start()
         except StoreError as error:
             raise UsageError(str(error)) from error
@@ -171,9 +185,25 @@ async def _replay(
                 report=report,
                 bookmarks=bookmarks,
             )
+            if is_shared(bus.store) and report.complete:
+                await _rest(bus, bus.store, screen, report)
     if options.dump is not None and report.complete:
         with _output(options.dump, whole_file) as out:
             await dump_subjects(bus, out)
+
+
+async def _rest(bus: EventBus, store: SharedStore, screen: Console, report: ReplayReport) -> None:
+    """Wait until workers have handled what was sent, and count what they have left."""
+    pending = (await store.stats()).pending
+    if pending:
+        events = "1 event is" if pending == 1 else f"{pending:,} events are"
+        _say(screen, f"All is sent; {events} pending, and this waits for the workers to handle what is.")
+    began = monotonic()
+    await rest(store, lambda: _say(screen, "No worker is alive; start one with 'onwhen worker'."))
+    report.seconds += monotonic() - began
+    stats = await store.stats()
+    report.subjects, report.timers_pending, report.retries_waiting = stats.subjects, stats.timers, stats.retries
+    report.dead_letters = max(0, stats.dead - report.dead_before)
 
 
 @contextmanager

@@ -93,7 +93,8 @@ def _json(text: str) -> Any:
     try:
         return loads_strict(raw, where)
     except ValueError as error:
-        hint = "" if raw is not text else "; text is JSON in double quotes: --data '\"text\"'"
+        is_bare = raw is text and "not JSON" in str(error)
+        hint = "; text is JSON in double quotes: --data '\"text\"'" if is_bare else ""
         raise UsageError(f"{error}{hint}") from None
 
 

@@ -22,7 +22,7 @@ RESTARTS: Final = "_ONWHEN_RESTARTS"
 """Environment variable in which a process that starts itself again hands down when it did."""
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-_MAX_RESTARTS: Final = 5  # within an hour; what hangs again and again is somebody else's to decide
+_MAX_RESTARTS: Final = 10  # within an hour; what hangs again and again is somebody else's to decide
 _HOUR: Final = 3600.0  # seconds
 _LAST: Final = 2.0  # seconds for what lets go of things at the very end
 

@@ -97,6 +97,7 @@ class ReplayReport:
         broken: which sources could not be read to their end, and why.
         others: sources that begin otherwise than what an earlier run has read under the same names.
         endless: why not all timers could be drained; "" if they could.
+        is_for_workers: whether others run the rules, so that nothing is known of what each did.
     """
 
     lines: int = 0
@@ -124,6 +125,7 @@ class ReplayReport:
     broken: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     endless: str = ""
+    is_for_workers: bool = False
 
     @property
     def ok(self) -> bool:

@@ -1,4 +1,4 @@
-"""Looking into a store: subjects and their history, timers, retries, the log, counts.
+"""Looking into a store: subjects and their history, timers, retries, the log.
 
 Belongs here: what is shown of each, to people and to scripts. Nothing in here writes; what was set aside is shown
 by `onwhen.cli._letters`.
@@ -7,19 +7,17 @@ by `onwhen.cli._letters`.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from pathlib import Path
 from typing import Any, Final
 
 from onwhen.cli._forms import ago, error_text, json_line, json_of, rfc3339, seconds_text, shortly
 from onwhen.cli._listing import Column, Output, show_facts, show_json, show_rows
-from onwhen.cli._opening import file_of, reading
+from onwhen.cli._opening import reading
 from onwhen.cli._options import UsageError
 from onwhen.cli._streams import merged
 from onwhen.engine.clock import SystemClock
-from onwhen.engine.shared import is_shared
 from onwhen.engine.store import HistoryEntry, LogEntry, Retry, Store, SubjectRecord, SubjectWrite, Timer
 
-__all__ = ["get_subject", "list_log", "list_retries", "list_subjects", "list_timers", "show_history", "show_stats"]
+__all__ = ["get_subject", "list_log", "list_retries", "list_subjects", "list_timers", "show_history"]
 
 _STATE: Final = 100  # characters of a subject's state that a list shows (a count)
 _MOMENT: Final = 20  # characters of a moment, to the second
@@ -246,63 +244,3 @@ async def _log_of(store: Store, partition: int) -> AsyncGenerator[LogEntry, None
         for entry in entries:
             yield entry
         after = entries[-1].position
-
-
-# -- counts
-
-
-async def show_stats(url: str | None, output: Output) -> None:
-    """Show how much a store holds, and how large its file is."""
-    now = SystemClock().now()
-    async with reading(url) as store:
-        stats, partitions = await store.stats(), store.partitions
-        facts_of_place, lines_of_place = _place(store)
-    oldest = None if stats.oldest is None else ago(stats.oldest, now)
-    if output.as_json:
-        facts = {
-            "subjects": stats.subjects,
-            "pending": stats.pending,
-            "oldest": None if stats.oldest is None else rfc3339(stats.oldest),
-            "oldest_age_seconds": oldest,
-            "timers": stats.timers,
-            "retries": stats.retries,
-            "parked": stats.parked,
-            "dead_letters": stats.dead,
-            "partitions": partitions,
-            **facts_of_place,
-        }
-        show_json(facts)
-        return
-    show_facts(
-        [
-            ("subjects", f"{stats.subjects:,}"),
-            ("pending events", f"{stats.pending:,}"),
-            ("oldest pending", "-" if oldest is None else f"{seconds_text(oldest)} old"),
-            ("timers", f"{stats.timers:,}"),
-            ("waiting retries", f"{stats.retries:,}"),
-            ("parked retries", f"{stats.parked:,}"),
-            ("dead letters", f"{stats.dead:,}"),
-            ("partitions", f"{partitions:,}"),
-            *lines_of_place,
-        ]
-    )
-
-
-def _place(store: Store) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """Return what there is to say of the file that a store is in, for scripts and for people; nothing of a server."""
-    if is_shared(store):
-        return {}, []
-    path = file_of(store)
-    size, wal = _size(path), _size(path.with_name(f"{path.name}-wal"))
-    return (
-        {"file": str(path), "file_bytes": size, "wal_bytes": wal},
-        [("file", str(path)), ("size", f"{size:,} bytes"), ("size of -wal", f"{wal:,} bytes")],
-    )
-
-
-def _size(path: Path) -> int:
-    """Return the size of a file (bytes), 0 if it is not there."""
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0

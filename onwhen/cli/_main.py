@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-from onwhen.cli import _fleet_commands, _letter_commands, _store_commands
+from onwhen.cli import _fleet_commands, _letter_commands, _repartition_command, _store_commands
 from onwhen.cli._terminal import prepare_streams
 from onwhen.cli._usage import Flag, flowing, usage
 from onwhen.errors import AppNotFound, OnwhenError, StoreError
@@ -54,7 +54,7 @@ def replay(
     window: Annotated[int, Parameter(metavar="N")] = 256,
     max_line: Annotated[int | None, Parameter(metavar="BYTES")] = None,
 ) -> int:
-    """Send recorded events through rules, over an empty store in memory, or into a store in a file.
+    """Send recorded events through rules, over an empty store in memory, into a store in a file, or to workers.
 
     Reads CloudEvents, one JSON object a line, plain or gzip. The exit code is 0 if all went through, 1 if there were
     dead letters or rejects, 2 if the command cannot be run as given, 130 after Ctrl-C.
@@ -69,7 +69,8 @@ def replay(
         What to read, in this order; - or none at all for standard input.
     store
         Where to keep what comes of it: sqlite:///FILE. Stopped anywhere, by Ctrl-C or worse, the same command goes on
-        from there, and ends in the same state as if it had not been stopped.
+        from there, and ends in the same state as if it had not been stopped. Or redis://HOST: the events are sent to
+        the workers that share that store, and waited for until they have handled them.
     time
         now: the machine's clock, events of different subjects concurrently. event: the events' own time, one after
         the other, with timers and retries in between exactly when they are due; the same input gives the same result.
@@ -110,6 +111,7 @@ def replay(
 app.command(_fleet_commands.worker, usage=usage("worker [OPTIONS] APP"))
 app.command(_fleet_commands.emit, usage=usage("emit [OPTIONS] TYPE SUBJECT"))
 app.command(_fleet_commands.partitions, usage=usage("partitions [OPTIONS]"))
+app.command(_repartition_command.repartition, usage=usage("repartition [OPTIONS]"))
 for _group in (_store_commands.subjects, _letter_commands.deadletters, _letter_commands.parked):
     app.command(_group)
 app.command(_store_commands.timers, usage=usage("timers [OPTIONS] [SUBJECT]"))

@@ -20,7 +20,7 @@ from onwhen.errors import StoreError, StoreInUse
 from onwhen.storage import create_storage
 from onwhen.storage._urls import is_redis
 
-__all__ = ["file_of", "is_for_workers", "open_to", "reading", "store_named", "to_write", "writing"]
+__all__ = ["file_of", "is_for_workers", "named", "open_to", "reading", "store_named", "to_write", "writing"]
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ def store_named(url: str | None, *, partitions: int | None = None, read_only: bo
         UsageError: no store is named.
         SettingError: the address, or a setting in the environment, cannot be used.
     """
-    address = _named(url)
+    address = named(url)
     options: dict[str, Any] = {}
     if is_redis(address):  # its settings say where on the server it is
         from onwhen.settings import Settings
@@ -56,7 +56,7 @@ def store_named(url: str | None, *, partitions: int | None = None, read_only: bo
 
 def is_for_workers(url: str | None) -> bool:
     """Tell whether workers share the store, so that it is they who run rules on it."""
-    return is_redis(_named(url))
+    return is_redis(named(url))
 
 
 @asynccontextmanager
@@ -122,7 +122,12 @@ def _be_quiet() -> None:
     logging.getLogger("onwhen.storage").setLevel(logging.ERROR)
 
 
-def _named(url: str | None) -> str:
+def named(url: str | None) -> str:
+    """Return the address that is meant: `--store`, or else the setting.
+
+    Raises:
+        UsageError: neither says anything.
+    """
     if url is None:
         from onwhen.settings import Settings
 

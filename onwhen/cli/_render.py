@@ -69,7 +69,7 @@ def summary(report: ReplayReport) -> RenderableType:
         parts.append(_types(report))
     if report.rules:
         parts.append(_rules(report))
-    elif report.events:
+    elif report.events and not report.is_for_workers:
         parts.append(Text("No rule matched any of these events.", style="yellow"))
     if report.dead:
         parts.append(_dead(report))
@@ -169,6 +169,8 @@ def _notes(report: ReplayReport) -> Iterator[str]:
     if report.late:
         older = "1 event is" if report.late == 1 else f"{report.late:,} events are"
         yield f"{older} older than one before and handled at that later time; sort the input by time if that matters."
+    if report.is_for_workers:
+        yield "The workers have run the rules; what failed is told by 'onwhen deadletters list' and 'onwhen retries'."
     if report.endless:
         yield f"Draining was given up, because rules keep setting timers: {report.endless}."
     for name in report.others:

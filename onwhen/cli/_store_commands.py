@@ -138,9 +138,9 @@ def log(*, store: StoreUrl = None, json: JsonLines = False, limit: Limit = None)
 
 @flowing
 def stats(*, store: StoreUrl = None, json: JsonObject = False) -> None:
-    """Show how much a store holds, how old its oldest pending event is, and how large its file is."""
-    from onwhen.cli._inspect import show_stats
+    """Show how much a store holds, how old its oldest pending event is, and where it is."""
     from onwhen.cli._listing import Output
+    from onwhen.cli._stats import show_stats
 
     run_async(show_stats(store, Output(as_json=json)))
 

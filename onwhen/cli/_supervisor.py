@@ -28,7 +28,7 @@ _FIRST_DELAY: Final = 0.5  # seconds before a process is started again
 _MAX_DELAY: Final = 30.0  # seconds; one that ends at once each time is started this often
 _LIVED: Final = 60.0  # seconds after which a process counts as one that had run well
 _LOOK: Final = 1.0  # seconds between two looks at the signs of life
-_MORE_PATIENCE: Final = 10.0  # seconds that the watchdog in the process has to act first
+_MORE_PATIENCE: Final = 3.0, 10.0  # seconds that the watchdog in the process has to act first, at least and at most
 _LAST: Final = 5.0  # seconds for a process to end once it has to
 
 
@@ -176,7 +176,8 @@ class _Supervisor:
         stops it too. A fatal signal makes the process write its stack all the same.
         """
         silence, signs = Silence(_LOOK), 0
-        patience = self._options.stall + _MORE_PATIENCE
+        least, most = _MORE_PATIENCE
+        patience = self._options.stall + max(least, min(most, self._options.stall))
         while True:
             await asyncio.sleep(_LOOK)
             with suppress(BlockingIOError):

@@ -136,7 +136,8 @@ class _Run:
         if self.code:
             tell(self._who, "was cut short; what was under way is handled again by whoever takes over")
         else:
-            tell(self._who, f"ended, after {worker.status().turns:,} turns")
+            turns = worker.status().turns
+            tell(self._who, f"ended, after {turns:,} {'turn' if turns == 1 else 'turns'}")
 
     async def _worker(self) -> Worker:
         """Return the worker; the store is opened before if it has to be asked how many partitions there are."""

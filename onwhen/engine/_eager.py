@@ -75,6 +75,11 @@ class EagerStarter:
             if caller is not None:
                 asyncio._enter_task(loop, caller)
 
+    def cancel(self) -> None:
+        """Cancel what was started and has not ended."""
+        for runner in tuple(self._busy):
+            runner.task.cancel()
+
     def close(self) -> None:
         """End the idle tasks; those that are at work end when they are done."""
         idle, self._idle = self._idle, []

@@ -35,6 +35,7 @@ class Agenda:
         self._numbers = count()
         self._alarm: tuple[datetime, Callable[[], None]] | None = None
         self._is_armed = False
+        self._is_closed = False
         self._is_noted = False  # that a timer was set since the store was last asked
 
     def timer(self, due: datetime) -> None:
@@ -101,15 +102,15 @@ class Agenda:
         self.arm_later()
 
     def disarm(self) -> None:
-        """Ring no more; what is due is kept."""
-        self._is_armed = False
+        """Ring no more, whatever is noted from now on, and whoever arms it."""
+        self._is_closed = True
         if self._alarm is not None:
             self._alarm[1]()
             self._alarm = None
 
     def _set_alarm(self, earliest: datetime | None = None) -> None:
         due = self.next_due
-        if not self._is_armed or due is None:
+        if not self._is_armed or self._is_closed or due is None:
             return
         if earliest is not None:
             due = max(due, earliest)

@@ -19,9 +19,13 @@ import msgspec
 from onwhen.engine._eager import EagerStarter
 from onwhen.engine.endings import ends_the_loop
 
-__all__ = ["Dispatcher"]
+__all__ = ["LATER", "Dispatcher"]
 
 _BURST: Final = 100  # pieces of work that are started before the event loop gets its turn (1 to 3 ms)
+
+
+LATER: Final = object()
+"""Returned by a handler whose work goes on, though it holds no task up."""
 
 
 class _Work(Protocol):
@@ -126,13 +130,14 @@ class Dispatcher(Generic[_W]):
     Args:
         handle: does one piece of work, and handles its own errors. One that leaves it is reported to the event
             loop; one that ends the program, as KeyboardInterrupt, leaves the event loop if nobody waits for the work.
+            If it returns `LATER`, the work is done once `finish` is called.
         limit: how many subjects are worked on at the same time (a count). With 1, all work is done one after the
             other, by its `order`; else whoever is ready first comes first.
         loop: the event loop that all of this happens on.
     """
 
     def __init__(
-        self, handle: Callable[[_W], Coroutine[Any, Any, None]], limit: int, loop: asyncio.AbstractEventLoop
+        self, handle: Callable[[_W], Coroutine[Any, Any, object]], limit: int, loop: asyncio.AbstractEventLoop
     ) -> None:
         self._handle = handle
         self._limit = self._full_limit = limit
@@ -202,6 +207,26 @@ class Dispatcher(Generic[_W]):
         if lane is not None and by in lane.holds:
             lane.holds = {*lane.holds} - {by}
             self._set_off(lane)
+
+    def withdraw(self, subject: str, length: int, may_be: Callable[[_W], bool]) -> list[_W]:
+        """Take waiting work of a subject back, as if it had never been submitted; what is urgent stays.
+
+        Args:
+            subject: whose.
+            length: how many pieces of work stay, the first ones (a count).
+            may_be: which of the others are taken.
+        """
+        lane = self._lanes.get(subject)
+        if lane is None or len(lane.work) <= length:
+            return []
+        waiting = list(lane.work)
+        later = waiting[length:]
+        lane.work = deque([*waiting[:length], *(work for work in later if not may_be(work))])
+        return [work for work in later if may_be(work)]
+
+    def subjects_with_lines(self, length: int) -> list[str]:
+        """Return the subjects of which more pieces of work wait than a length (a count)."""
+        return [lane.name for lane in self._lanes.values() if len(lane.work) > length]
 
     def active_on(self, subject: str) -> _W | None:
         """Return the work that is being done on a subject."""
@@ -290,6 +315,10 @@ class Dispatcher(Generic[_W]):
             self._idle.append(waiter)
             await waiter
 
+    def cancel(self) -> None:
+        """Cancel what is being done."""
+        self._starter.cancel()
+
     def close(self) -> None:
         """Let go of the idle tasks; work that waits is dropped with the dispatcher."""
         self._starter.close()
@@ -339,7 +368,7 @@ class Dispatcher(Generic[_W]):
 
     async def _do(self, lane: _Lane[_W], work: _W) -> None:
         try:
-            await self._handle(work)
+            answer = await self._handle(work)
         except BaseException as error:
             if not self._loop.is_running():  # it is gone, and this is only being cleared away
                 raise
@@ -362,16 +391,31 @@ class Dispatcher(Generic[_W]):
             else:
                 self.interrupt(work, error)
         else:
-            lane.active = None
-            self._active -= 1
-            if lane.work or lane.urgent or lane.holds:
-                self._set_off(lane)
-            else:
-                del self._lanes[lane.name]
-            if self._ready:
-                self.pump()
-            if self._idle:  # also if something is ready: it is not begun any more after `halt`
-                self._wake_idle()
+            if answer is not LATER:
+                self._finish(lane)
+
+    def finish(self, subject: str) -> None:
+        """Note that the work on a subject is done whose handling has returned `LATER`."""
+        self._finish(self._lanes[subject])
+
+    def again(self, subject: str) -> None:
+        """Do the work on a subject once more whose handling has returned `LATER`."""
+        lane = self._lanes[subject]
+        assert lane.active is not None
+        lane.put_urgent(lane.active, first=True)
+        self._finish(lane)
+
+    def _finish(self, lane: _Lane[_W]) -> None:
+        lane.active = None
+        self._active -= 1
+        if lane.work or lane.urgent or lane.holds:
+            self._set_off(lane)
+        else:
+            del self._lanes[lane.name]
+        if self._ready:
+            self.pump()
+        if self._idle:  # also if something is ready: it is not begun any more after `halt`
+            self._wake_idle()
 
     def _is_started_at_the_end(self) -> bool:
         """Tell whether what would be started now would be dropped at once, because the loop ends."""

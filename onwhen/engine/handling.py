@@ -28,7 +28,7 @@ from onwhen.errors import MigrationError, RuleTimeout, StoreConflict, StoreError
 if TYPE_CHECKING:
     from onwhen.engine.bus import EventBus
 
-__all__ = ["Committed", "Handling", "Sent"]
+__all__ = ["Committed", "Handling", "Ran", "Sent"]
 
 _MAX_CONFLICTS: Final = 100  # each one means that somebody else has committed, so this is somebody who never stops
 _MAX_CANCELS: Final = 3  # turns of one event; whoever cancels a turn is most often its own rule, and does it again
@@ -48,6 +48,22 @@ class Sent(msgspec.Struct, frozen=True):
     result: CommitResult
     is_first_answer: bool = True
     call: Call | None = None
+
+
+class Ran(msgspec.Struct, frozen=True):
+    """A turn that was run, and is not committed.
+
+    Attributes:
+        turn: the turn.
+        commit: what it leaves.
+        known: class and state of its subject, as the turn has left it.
+        refused: why the event was refused as a whole, if it was.
+    """
+
+    turn: Turn
+    commit: Commit
+    known: tuple[type[Subject], State]
+    refused: BaseException | None
 
 
 class Committed(msgspec.Struct, frozen=True):
@@ -101,14 +117,17 @@ class Handling:
         else:
             self._hot = {}  # a turn that is running returns its state to the old one
 
-    async def committed(self, work: Work) -> Committed:
+    async def committed(self, work: Work, refused: BaseException | None = None) -> Committed:
         """Run turns until one of them has had its answer from the store; from then on the event is handled.
+
+        Args:
+            work: the event.
+            refused: why no rule is to be run.
 
         Raises:
             StoreError: nobody goes on asking the store; whoever waits for the work was let go.
         """
         tries = conflicts = 0
-        refused: BaseException | None = None
         if work.cancels > _MAX_CANCELS:
             refused = asyncio.CancelledError(f"{work.cancels} turns of this event were cancelled in a row")
         while True:
@@ -130,15 +149,44 @@ class Handling:
                     raise
                 await pause(tries)
             except BaseException as error:
-                if not self._loop.is_running():
-                    raise  # it is gone, and this is only being cleared away
-                is_late_again = isinstance(error, RuleTimeout) and not isinstance(refused, RuleTimeout)
-                if isinstance(error, Exception | GeneratorExit) and (refused is None or is_late_again):
-                    refused = error  # not a rule's failure, but the event must not block its subject for ever
-                    continue
-                if isinstance(error, asyncio.CancelledError):
-                    work.cancels += 1
+                if not self._is_refusal(work, error, refused):
+                    raise
+                refused = error
+
+    def _is_refusal(self, work: Work, error: BaseException, before: BaseException | None) -> bool:
+        """Tell whether an error is not a rule's failure, but the event must not block its subject for ever."""
+        if not self._loop.is_running():
+            return False  # it is gone, and this is only being cleared away
+        is_late_again = isinstance(error, RuleTimeout) and not isinstance(before, RuleTimeout)
+        if isinstance(error, Exception | GeneratorExit) and (before is None or is_late_again):
+            return True
+        if isinstance(error, asyncio.CancelledError):
+            work.cancels += 1
+        return False
+
+    async def run_hot(self, work: Work) -> Ran | BaseException | None:
+        """Run one turn, if its subject is in memory, and leave it to the caller to commit it.
+
+        Returns:
+            The turn; or why the event has to be refused; or None if the subject has to be loaded first.
+        """
+        if work.starts is not None or work.cancels or work.event.subject not in self._hot:
+            return None
+        try:
+            return await self._run(work, None)
+        except BaseException as error:
+            if not self._is_refusal(work, error, None):
                 raise
+            return error
+
+    def keep(self, ran: Ran, result: CommitResult) -> None:
+        """Keep the subject of a turn that was committed, and had its answer at the first try."""
+        if ran.refused is None:
+            hot = self._hot
+            ran.turn.state.committed(ran.commit.write, result.version)
+            while len(hot) >= self.most_hot:
+                del hot[next(iter(hot))]  # the one that was not used for longest
+            hot[ran.commit.subject] = ran.known
 
     def tell(self, outcome: Outcome, interrupt: Callable[[BaseException], None]) -> None:
         """Tell the bus's observers what a turn has come to.
@@ -158,9 +206,19 @@ class Handling:
 
     async def _attempt(self, work: Work, refused: BaseException | None) -> Committed | None:
         """Run one turn and commit it; None if it has to be run again on newer state."""
-        name, hot = work.event.subject, self._hot
+        ran = await self._run(work, refused)
+        sent = await self._send(work, ran.commit)
+        result = sent.result
+        if result.answer is Answer.CONFLICT:
+            return None
+        if result.answer is Answer.OK and sent.is_first_answer:
+            self.keep(ran, result)
+        return Committed(ran.turn, ran.commit, result, sent.call)
+
+    async def _run(self, work: Work, refused: BaseException | None) -> Ran:
+        name = work.event.subject
         # Taken out while the turn changes it: if that ends badly, the next turn must not see what is half done.
-        known = hot.pop(name, None)
+        known = self._hot.pop(name, None)
         if known is None or refused is not None:
             known, refused = await self._load(name, refused)
         bus = self._bus
@@ -183,16 +241,7 @@ class Handling:
             await timed(turn.run(), turn, seconds, self._loop)
         # One that leaves nothing is committed as well: it may have read what was out of date.
         commit = turn.commit(self._partition_of(name), token=self._token, handled=work.position)
-        sent = await self._send(work, commit)
-        result = sent.result
-        if result.answer is Answer.CONFLICT:
-            return None
-        if result.answer is Answer.OK and sent.is_first_answer and refused is None:
-            turn.state.committed(commit.write, result.version)
-            if len(hot) >= self.most_hot:
-                del hot[next(iter(hot))]  # the one that was not used for longest
-            hot[name] = known
-        return Committed(turn, commit, result, sent.call)
+        return Ran(turn, commit, known, refused)
 
     async def _load(
         self, name: str, refused: BaseException | None

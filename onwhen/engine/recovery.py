@@ -26,8 +26,9 @@ from onwhen.engine.store import LogEntry, Position, Retry, RetryKey, Store
 from onwhen.engine.work import Work
 from onwhen.errors import PoisonEvent
 
-__all__ = ["Held", "Suspects", "read_held"]
+__all__ = ["Held", "Suspects", "read_begun", "read_held"]
 
+_IN_LINE: Final = 2  # events of a subject that an owner may be sure to have had in memory (a count)
 _MAX_STARTS: Final = 3  # after so many, an event that is still there has killed the process each time (a count)
 
 _Starts: TypeAlias = "Mapping[Position | RetryKey, int]"
@@ -65,6 +66,36 @@ async def read_held(store: Store, clock: Clock) -> list[Held]:
             for entry in held.pending:
                 clock.move_to(entry.accepted)
     return found
+
+
+async def read_begun(store: Store, partition: int, most: int) -> Held:
+    """Read what can have been at work when the owner of a partition was killed, and not much more.
+
+    An owner reads its log ahead, past subjects that wait and long lines of others, until it has so much in memory.
+
+    Args:
+        store: where it is.
+        partition: which.
+        most: how many events an owner has in memory at most (a count).
+
+    Returns:
+        All retries, and the first pending event of each subject of which there can have been a turn.
+    """
+    retries = [retry async for retry in store.retries(partition)]
+    passed = {retry.subject for retry in retries if retry.in_order}
+    lines: dict[str, int] = {}
+    pending = []
+    async for entry in read_all(store, partition):
+        subject = entry.event.subject
+        if most <= 0:
+            break
+        if subject in passed:
+            continue
+        if subject not in lines:
+            pending.append(entry)
+        lines[subject] = line = lines.get(subject, 0) + 1
+        most -= line <= _IN_LINE
+    return Held(partition=partition, retries=retries, pending=pending)
 
 
 def may_have_run(held: Held, now: datetime) -> _Starts:

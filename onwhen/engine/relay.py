@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -29,20 +30,29 @@ _BATCH: Final = 100  # messages that are delivered at once (a count)
 _KEPT: Final = 600.0  # seconds that messages stay in the outbox after they were delivered
 _NOTED: Final = 30.0  # seconds between notes of what was delivered until then, and looks at what targets have
 _AGAIN: Final = 1.0  # seconds until a target that has not answered is asked again
+_SLOW: Final = 0.2  # seconds after which a target is not waited for any more: the others go on
 
 
 class _Way(msgspec.Struct, eq=False):
     """What is known of a target.
 
     Attributes:
+        target: its number.
+        is_known: it has said what it has.
         watermark: what it will say that it has; to be named with the next delivery.
         sent: up to where in the outbox it has everything; None if nothing is certain.
-        is_behind: it did not answer, so it lacks what stands behind `sent`.
+        lacks: messages behind `sent` were read and not delivered, so they have to be read again.
+        not_before: moment of the loop's clock until which it is left alone.
+        task: what asks it just now.
     """
 
+    target: int
+    is_known: bool = False
     watermark: Position | None = None
     sent: Position | None = None
-    is_behind: bool = False
+    lacks: bool = False
+    not_before: float = 0.0
+    task: asyncio.Task[None] | None = None
 
 
 class Relay:
@@ -60,7 +70,7 @@ class Relay:
         self._source = source
         self._token = token
         self._loop = loop
-        self._cursor: Position | None = None  # all up to here is delivered, but to targets that are behind
+        self._cursor: Position | None = None  # all up to here is delivered, but to targets that lack some
         self._trimmed: Position | None = None
         self._ways: dict[int, _Way] = {}
         self._notes: deque[tuple[float, Position]] = deque()  # when it was noted -> up to where all is delivered
@@ -78,21 +88,31 @@ class Relay:
         Raises:
             StoreError: the store does not answer for the source.
         """
-        while True:
-            behind = [way for way in self._ways.values() if way.is_behind]
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_AGAIN if behind else _NOTED):
-                    await self._wake.wait()
-            self._wake.clear()
-            for way in behind:
-                way.is_behind = False
-                self._go_back(way.sent)
-            while await self._pass():
-                pass
-            if self._loop.time() >= self._noted + _NOTED:
-                await self._look_after()
+        try:
+            async with asyncio.TaskGroup() as group:
+                while True:
+                    await self._wait()
+                    while await self._pass(group):
+                        pass
+                    if self._loop.time() >= self._noted + _NOTED:
+                        await self._look_after(group)
+        except* StoreError as errors:
+            raise StoreError(f"partition {self._source}: its outbox cannot be read: {errors.exceptions[0]}") from errors
 
-    async def _pass(self) -> bool:
+    async def _wait(self) -> None:
+        """Wait until there may be something to deliver, and go back to what was read and not delivered."""
+        due = [way.not_before for way in self._ways.values() if way.lacks and way.task is None]
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(min(due, default=self._noted + _NOTED)):
+                await self._wake.wait()
+        self._wake.clear()
+        now = self._loop.time()
+        for way in self._ways.values():
+            if way.lacks and way.task is None and way.not_before <= now:
+                way.lacks = False
+                self._go_back(way.sent)
+
+    async def _pass(self, group: asyncio.TaskGroup) -> bool:
         """Deliver one window of the outbox; tell whether there may be more."""
         window = await self._store.outgoing(self._source, self._cursor, _WINDOW)
         if not window:
@@ -101,10 +121,16 @@ class Relay:
         for message in window:
             by_target.setdefault(message.target, []).append(message)
         self._cursor = window[-1].position
-        lacking = await asyncio.gather(*(self._deliver(*item) for item in by_target.items()))
-        for way in lacking:
-            if way is not None:
-                self._go_back(way.sent)
+        begun = []
+        for target, messages in by_target.items():
+            # The first window is read from the start, so nothing stands before what comes for a new target.
+            way = self._ways.setdefault(target, _Way(target))
+            if way.task is not None or way.lacks:
+                way.lacks = True  # one after the other, or they would overtake each other
+            else:
+                begun.append(self._begin(way, partial(self._deliver, way, messages), group))
+        if begun:
+            await asyncio.wait(begun, timeout=_SLOW)
         return True
 
     def _go_back(self, to: Position | None) -> None:
@@ -112,56 +138,55 @@ class Relay:
         if to is None or (self._cursor is not None and to < self._cursor):
             self._cursor = to
 
-    async def _deliver(self, target: int, messages: Sequence[Outgoing]) -> _Way | None:
-        """Send messages to a target; return its way if it lacks some that stand before these."""
-        try:
-            way = self._ways.get(target)
-            if way is None:
-                way = _Way()
-                await self._learn(way, await self._ask(target, None))
-                self._ways[target] = way  # the first window is read from the start, so nothing stands before it
-            if way.is_behind:
-                return None
-            lacking = [message for message in messages if way.sent is None or message.position > way.sent]
-            for first in range(0, len(lacking), _BATCH):
-                batch = lacking[first : first + _BATCH]
-                answer = await self._ask(target, way.watermark, batch)
-                if not answer.is_accepted:
-                    await self._learn(way, answer)
-                    return way
-                way.watermark = way.sent = batch[-1].position
-        except StoreError:
-            # Only this target does not answer, perhaps; the others are not held up.
-            self._ways.setdefault(target, _Way()).is_behind = True
-        return None
+    def _begin(self, way: _Way, asking: Callable[[], Awaitable[None]], group: asyncio.TaskGroup) -> asyncio.Task[None]:
+        """Ask a target for something; one that does not answer is left alone for a moment."""
+
+        async def ask() -> None:
+            try:
+                await asking()
+            except StoreError:
+                way.lacks, way.not_before = True, self._loop.time() + _AGAIN
+            finally:
+                way.task = None
+            if way.lacks:
+                self._wake.set()
+
+        way.task = group.create_task(ask())
+        return way.task
+
+    async def _deliver(self, way: _Way, messages: Sequence[Outgoing]) -> None:
+        """Send messages to a target."""
+        if not way.is_known:
+            await self._learn(way, await self._ask(way.target, None))
+        lacking = [message for message in messages if way.sent is None or message.position > way.sent]
+        for first in range(0, len(lacking), _BATCH):
+            batch = lacking[first : first + _BATCH]
+            answer = await self._ask(way.target, way.watermark, batch)
+            if not answer.is_accepted:
+                await self._learn(way, answer)
+                way.lacks = True
+                return
+            way.watermark = way.sent = batch[-1].position
 
     async def _ask(self, target: int, expected: Position | None, messages: Sequence[Outgoing] = ()) -> Delivered:
         return await self._store.deliver(self._source, target, expected, messages)
 
     async def _learn(self, way: _Way, answer: Delivered) -> None:
         """Find out from where on a target lacks messages."""
+        way.is_known = False
         way.watermark, way.sent = answer.watermark, None
         if answer.watermark is not None:
             at = await self._store.outgoing(self._source, answer.watermark - 1, 1)
             # If it is not there, all that is left may be new to the target: what it knows, it leaves out.
             if at and at[0].position == answer.watermark:
                 way.sent = answer.watermark
+        way.is_known = True
 
     # -- keeping, and letting go
 
-    async def _look_after(self) -> None:
-        """See whether targets still have what they had, and let go of what they have had for long enough."""
+    async def _look_after(self, group: asyncio.TaskGroup) -> None:
+        """Let go of what targets have had for long enough, and see whether they still have the rest."""
         self._noted = self._loop.time()
-        for target, way in self._ways.items():
-            if not way.is_behind and way.sent is not None and (self._trimmed is None or way.sent > self._trimmed):
-                try:
-                    answer = await self._ask(target, way.watermark)
-                    if not answer.is_accepted:
-                        await self._learn(way, answer)
-                        self._go_back(way.sent)
-                        self._wake.set()
-                except StoreError:
-                    way.is_behind = True
         delivered = self._delivered()
         if delivered is not None and (not self._notes or self._notes[-1][1] < delivered):
             self._notes.append((self._noted, delivered))
@@ -171,12 +196,23 @@ class Relay:
         if upto is not None:
             await self._store.trim(self._source, self._token, upto)
             self._trimmed = upto
+        for way in self._ways.values():
+            is_kept = way.sent is not None and (self._trimmed is None or way.sent > self._trimmed)
+            if is_kept and way.task is None and not way.lacks:
+                self._begin(way, partial(self._check, way), group)
+
+    async def _check(self, way: _Way) -> None:
+        """See whether a target still has what it had."""
+        answer = await self._ask(way.target, way.watermark)
+        if not answer.is_accepted:
+            await self._learn(way, answer)
+            way.lacks = True
 
     def _delivered(self) -> Position | None:
         """Return up to where all is delivered; None if nothing is certain."""
         upto = self._cursor
         for way in self._ways.values():
-            if way.is_behind:
+            if way.lacks or way.task is not None:
                 if upto is None or way.sent is None:
                     return None
                 upto = min(upto, way.sent)

@@ -16,7 +16,7 @@ before it have appended.
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from datetime import datetime
 from hashlib import blake2b
 from typing import Protocol, TypeAlias
@@ -426,11 +426,13 @@ class Store(Protocol):
         """Return a subject as it is stored now; one that is not stored is empty with version None."""
         ...
 
-    async def commit(self, commit: Commit) -> CommitResult:
+    def commit(self, commit: Commit) -> Awaitable[CommitResult]:
         """Store one turn's effects, all or nothing.
 
         The checks are made in this order: format and token (FENCED), then what was handled, retried, revived or
         stored under this id (DONE), then the version (CONFLICT).
+
+        What is returned is awaited once. A store that returns an `asyncio.Future` spares a worker a task for each turn.
         """
         ...
 

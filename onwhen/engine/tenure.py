@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 from contextvars import Context
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from onwhen.engine.dispatch import Dispatcher
+from onwhen.engine.dispatch import LATER, Dispatcher
 from onwhen.engine.feed import Feed
-from onwhen.engine.handling import Committed, Handling, Sent
-from onwhen.engine.recovery import Held, Suspects
+from onwhen.engine.handling import Committed, Handling, Ran, Sent
+from onwhen.engine.recovery import Held, Suspects, read_begun
 from onwhen.engine.relay import Relay
-from onwhen.engine.resend import a_few_times, commit_surely
+from onwhen.engine.resend import a_few_times, commit_surely, pause
 from onwhen.engine.schedule import Schedule
 from onwhen.engine.shared import Acquired, SharedStore, Token
-from onwhen.engine.store import Answer, Commit, LogEntry, Retry, RetryKey
+from onwhen.engine.store import Answer, Commit, CommitResult, LogEntry, Retry, RetryKey
 from onwhen.engine.work import Work
 from onwhen.errors import StoreError
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from onwhen.engine.bus import EventBus
 
 __all__ = ["Tenure"]
+
+_LAST: Final = 5.0  # seconds that turns which are cancelled may take to end
 
 
 class Tenure:
@@ -48,6 +51,7 @@ class Tenure:
     Attributes:
         trusted_until: see above; whoever renews the lease moves it on.
         turns: how many turns were committed (a count).
+        began: moment of the loop's clock at which it began.
         problem: why it has ended, or is about to; None if it was not by an error.
         is_lost: somebody else owns the partition.
     """
@@ -69,6 +73,7 @@ class Tenure:
         self.token = token
         self.trusted_until = trusted_until
         self.turns = 0
+        self.began = loop.time()
         self.problem: BaseException | None = None
         self.is_lost = False
         self._touched = acquired.touched
@@ -84,10 +89,11 @@ class Tenure:
         self._suspects = Suspects(store, self._dispatcher.one_by_one)
         self._handling = Handling(bus, loop, self._suspects, self._goes_on, self._send, token)
         self._schedule = Schedule(bus.clock, loop, context, self._fire, self._dispatcher, self._submit_retry)
-        self._feed = Feed(store, partition, self._dispatcher, self._work, prefetch)
+        self._feed = Feed(store, partition, self._dispatcher, self._work, self._leave, prefetch)
         self._relay = Relay(store, partition, token, loop)
         self._known: dict[RetryKey, Retry] = {}  # retries that wait, parked ones included
         self._run_meanwhile: set[RetryKey] = set()  # those that were run since the store was last looked at
+        self._are_touched = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -101,7 +107,7 @@ class Tenure:
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
-                for part in (self._begin(), self._relay.run(), self._feed.go_back()):
+                for part in (self._begin(), self._relay.run()):
                     self._start(part)
                 await self._over.wait()
                 for task in self._tasks:
@@ -122,9 +128,21 @@ class Tenure:
         self._dispatcher.halt()
         self._over.set()
 
-    async def settled(self) -> None:
-        """Wait until nothing of it is done any more."""
-        await self._dispatcher.idle()
+    async def settled(self, patience: float) -> None:
+        """Wait until nothing of it is done any more.
+
+        Args:
+            patience: how long (seconds).
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await self._dispatcher.idle()
+
+    async def cut_short(self) -> None:
+        """Cancel what is still done; a commit that is under way has its answer first."""
+        self.end()
+        self._dispatcher.cancel()
+        await self.settled(_LAST)
         self._dispatcher.close()
 
     def lose(self) -> None:
@@ -156,7 +174,7 @@ class Tenure:
         self.trusted_until = trusted_until
         if touched != self._touched:
             self._touched = touched
-            self._start(self._look_again())
+            self._are_touched.set()
 
     def forget(self, subject: str | None = None) -> None:
         """Load a subject, or all of them, anew for their next turn."""
@@ -180,11 +198,10 @@ class Tenure:
 
     async def _begin(self) -> None:
         """Take up what is held: what may have killed the owner before, ahead of everything else."""
-        store, partition = self._store, self.partition
-        retries = await self._retries()
-        pending = await store.read(partition, None, self._prefetch)
-        held = Held(partition=partition, retries=retries, pending=[*pending])
-        if not self._was_released:
+        if self._was_released:
+            held = Held(partition=self.partition, retries=await self._retries(), pending=[])
+        else:
+            held = await read_begun(self._store, self.partition, self._prefetch)
             await self._suspects.find([held], self._bus.clock.now())
         suspected = held.suspected
         for retry in held.retries:
@@ -196,18 +213,29 @@ class Tenure:
                 work = Work(retry.event, self._context, retry=retry, starts=starts)
                 self._suspects.enter([work])
                 self._dispatcher.submit_urgent(retry.subject, work)
-        first = [self._work(entry, suspected[entry.position]) for entry in pending if entry.position in suspected]
+        first = [self._work(entry, suspected[entry.position]) for entry in held.pending if entry.position in suspected]
         self._suspects.enter(first)
         self._feed.take_first(first)
-        self._feed.take(pending, suspected)
+        for part in (self._look_after_retries(), self._feed.go_back(), self._feed.follow()):
+            self._start(part)
         await self._schedule.begin()
-        await self._feed.follow()
 
     async def _retries(self) -> list[Retry]:
         return [retry async for retry in self._store.retries(self.partition)]
 
     def _work(self, entry: LogEntry, starts: int | None = None) -> Work:
         return Work(entry.event, self._context, position=entry.position, starts=starts)
+
+    def _leave(self, work: Work) -> None:
+        """Note that work will be done another time."""
+        if work.starts is not None:
+            self._suspects.leave(work)
+
+    async def _look_after_retries(self) -> None:
+        while True:
+            await self._are_touched.wait()
+            self._are_touched.clear()
+            await self._look_again()
 
     async def _look_again(self) -> None:
         """Take up retries that somebody else has set, and let go of those that somebody has taken away."""
@@ -225,15 +253,54 @@ class Tenure:
 
     # -- handling one event
 
-    async def _handle(self, work: Work) -> None:
+    async def _handle(self, work: Work) -> object:
         try:
             if self._may_begin():
-                self._follow_up(work, await self._handling.committed(work))
+                ran = await self._handling.run_hot(work)
+                if isinstance(ran, Ran):
+                    # Most turns come here. They have not suspended so far, and wait for the store without a task.
+                    answer = asyncio.ensure_future(self._store.commit(ran.commit))
+                    answer.add_done_callback(partial(self._answered, work, ran))
+                    return LATER
+                self._follow_up(work, await self._handling.committed(work, ran))
         except StoreError as error:
             self.end(error)
         finally:
-            if work.starts is not None:
-                self._suspects.leave(work)
+            self._leave(work)
+        self._done(work)
+        return None
+
+    def _answered(self, work: Work, ran: Ran, answer: asyncio.Future[CommitResult]) -> None:
+        """Take the store's first answer to the commit of a turn."""
+        subject = work.event.subject
+        try:
+            result = answer.result()
+            if result.answer is Answer.CONFLICT:
+                self._dispatcher.again(subject)  # it is not in memory any more, so it is loaded
+                return
+            if result.answer is Answer.OK:
+                self._handling.keep(ran, result)
+            self._follow_up(work, Committed(ran.turn, ran.commit, result, None))
+        except (StoreError, asyncio.CancelledError) as error:
+            self.end(StoreError("a commit was cut off") if isinstance(error, asyncio.CancelledError) else error)
+            self._dispatcher.start(self._settle(work, ran), work.context.copy())
+            return
+        except Exception as error:
+            self.end(error)
+        self._done(work)
+        self._dispatcher.finish(subject)
+
+    async def _settle(self, work: Work, ran: Ran) -> None:
+        """Send a commit again, whose answer was an error, so that it is over before somebody else begins."""
+        try:
+            await pause(1)
+            await self._send(work, ran.commit)
+        except StoreError as error:
+            self.end(error)
+        finally:
+            self._dispatcher.finish(work.event.subject)
+
+    def _done(self, work: Work) -> None:
         if work.position is not None:
             self._feed.done(work.event.subject)
 
@@ -245,8 +312,6 @@ class Tenure:
     async def _send(self, work: Work, commit: Commit) -> Sent:
         """Send the commit of a turn. If it has to be sent again, the token is still the old one."""
         result, is_first_answer = await commit_surely(self._store, commit, self._settles, looks_up=False)
-        if result.answer is Answer.FENCED:
-            self.lose()
         return Sent(result, is_first_answer)
 
     def _settles(self, tries: int, error: StoreError) -> bool:
@@ -266,6 +331,8 @@ class Tenure:
             self._run_meanwhile.add(work.retry.key)
         commit, result = committed.commit, committed.result
         if result.answer is not Answer.OK:
+            if result.answer is Answer.FENCED:
+                self.lose()
             return
         self.turns += 1
         for retry in commit.retries:
@@ -291,6 +358,7 @@ class Tenure:
     def _hold(self, retry: Retry) -> None:
         if retry.in_order:
             self._dispatcher.hold(retry.subject, retry.key)
+            self._feed.hold(retry.subject)
 
     def _let_go(self, retry: Retry) -> None:
         self._known.pop(retry.key, None)
@@ -302,7 +370,11 @@ class Tenure:
 
     async def _fire(self) -> bool:
         """Have timers moved that are due; the feed reads them."""
-        fired = await self._store.fire(self.partition)
+        try:
+            fired = await self._store.fire(self.partition)
+        except StoreError as error:
+            self.end(error)
+            raise
         if fired.next_due is not None:
             self._schedule.agenda.stored_timer(fired.next_due)
         if fired.elsewhere:

@@ -26,6 +26,7 @@ __all__ = [
     "decode",
     "encode",
     "freeze",
+    "freeze_sound",
     "loads_strict",
     "thaw",
 ]
@@ -152,6 +153,11 @@ def _frozen(value: Any) -> Any:
     if isinstance(value, dict):
         return FrozenDict({key: item if type(item) in ATOMS else _frozen(item) for key, item in value.items()})
     return FrozenList([item if type(item) in ATOMS else _frozen(item) for item in value])
+
+
+def freeze_sound(value: Any) -> Any:
+    """Copy what is known to be a JSON value into one that nobody can change; see `freeze`."""
+    return _frozen(value)
 
 
 def thaw(value: Any) -> Any:

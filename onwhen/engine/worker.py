@@ -7,19 +7,18 @@ goes on. It must not know how a partition's work is done (`tenure`), nor of proc
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Awaitable, Collection, Iterable, Mapping
 from contextlib import suppress
 from contextvars import copy_context
-from functools import partial
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 from uuid import uuid4
 
 import msgspec
 
 from onwhen.engine.bus import EventBus
 from onwhen.engine.ownership import TRUST, candidates, fair_share, surplus
-from onwhen.engine.resend import a_few_times, insist, pause
-from onwhen.engine.shared import Acquired, PartitionState, SharedStore, Token, is_shared
+from onwhen.engine.resend import pause
+from onwhen.engine.shared import Acquired, PartitionState, Renewed, SharedStore, Token, is_shared
 from onwhen.engine.tenure import Tenure
 from onwhen.errors import SettingError, StoreCorrupt, StoreError, StoreFormatError, WorkerStalled
 
@@ -27,7 +26,12 @@ __all__ = ["Worker", "WorkerStatus"]
 
 _LONGEST_CYCLE: Final = 1.0  # seconds between looks at who else lives
 _LOOK: Final = 5.0  # seconds between looks at how much is pending
+_LAST: Final = 10.0  # seconds that handing over may take beyond the grace period
+_TRIES: Final = 5  # of handing a partition over (a count)
 _TURNS_TOLD: Final = 3  # turns that a worker without progress names (a count)
+
+
+_T = TypeVar("_T")
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,6 +113,7 @@ class Worker:
         self.bus = bus
         self._store: SharedStore = bus.store
         self._lease = lease
+        self._cycle_time = min(_LONGEST_CYCLE, lease / 5)
         self._own = None if own is None else frozenset(own)
         self._grace = grace
         self._prefetch = prefetch
@@ -120,11 +125,12 @@ class Worker:
         self._round = 0
         self._turns = 0
         self._states: dict[int, PartitionState] = {}
+        self._oldest_ages: dict[int, float] = {}
         self._looked = self._answered = self._progressed = 0.0
         self._turns_before = 0
         self._trouble: StoreError | None = None
         self._broken: Exception | None = None
-        self._failures: dict[int, int] = {}  # partition -> how often in a row it failed before a turn was committed
+        self._failures: dict[int, tuple[int, Exception]] = {}  # partition -> how often in a row it failed, and of what
         self._is_stopping = False
         self._started = asyncio.Event()
         self._again = asyncio.Event()
@@ -145,6 +151,8 @@ class Worker:
             self._check_own()
             self._looked = float("-inf")
             self._answered = self._progressed = self._loop.time()
+            self._trouble = self._broken = None
+            self._states, self._oldest_ages, self._failures = {}, {}, {}
             self.bus.forgetters.append(self._forget)
             try:
                 await self._live()
@@ -172,6 +180,10 @@ class Worker:
         waiting = asyncio.ensure_future(self.started())
         try:
             await asyncio.wait((self._task, waiting), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+            raise
         finally:
             waiting.cancel()
         if self._task.done():
@@ -191,65 +203,106 @@ class Worker:
                 await self._leave()
                 return
             self._again.clear()
-            try:
-                await self._cycle()
-                self._answered, self._trouble = self._loop.time(), None
-                self._started.set()
-            except (StoreFormatError, StoreCorrupt):
-                raise
-            except StoreError as error:
-                self._trouble = error
+            await self._cycle()
             self._check_progress()
             await self._pause()
 
     async def _pause(self) -> None:
         with suppress(TimeoutError):
-            async with asyncio.timeout(min(_LONGEST_CYCLE, self._lease / 5)):
+            async with asyncio.timeout(self._cycle_time):
                 await self._again.wait()
 
     async def _cycle(self) -> None:
-        """Say that we live, renew what we own, hand over what is too much, take what is too little."""
-        living = await self._store.beat(self.id, self.note, self._lease)
+        """Say that we live, renew what we own, hand over what is too much, take what is too little.
+
+        What is asked may be kept on several servers: one that does not answer must not cost what the others have.
+        """
+        self._trouble = None
+        living = await self._answer(self._store.beat(self.id, self.note, self._lease))
         await self._renew()
-        if self._own is None:
-            self._share = fair_share(self.id, living, self._store.partitions)
-        else:
+        if self._own is not None:
             self._share = len(self._own)
+        elif living is not None:
+            self._share = fair_share(self.id, living, self._store.partitions)
         running = [number for number, tenure in self._tenures.items() if not tenure.is_over]
         if self._own is None:
             for number in surplus(running, self._share):
                 self._tenures[number].end()
         if len(running) < self._share:
             await self._take(self._share - len(running))
+        if living is not None:
+            self._started.set()
         if self._loop.time() >= self._looked + _LOOK:
-            self._states = {state.partition: state for state in await self._store.partition_states()}
-            self._looked = self._loop.time()
+            states = await self._answer(self._store.partition_states())
+            if states is not None:
+                self._states = {state.partition: state for state in states}
+                moment = self.bus.clock.now()
+                self._oldest_ages = {
+                    state.partition: max(0.0, (moment - state.oldest).total_seconds())
+                    for state in states
+                    if state.oldest is not None
+                }
+                self._looked = self._loop.time()
+
+    async def _answer(self, call: Awaitable[_T]) -> _T | None:
+        """Return what the store answers; None if it does not, which is noted. A late answer is as good as none.
+
+        Raises:
+            StoreFormatError: what is stored is not for us.
+            StoreCorrupt: it is damaged.
+        """
+        try:
+            async with asyncio.timeout(self._lease):
+                answer = await call
+        except (StoreFormatError, StoreCorrupt):
+            raise
+        except StoreError as error:
+            self._trouble = error
+        except TimeoutError:
+            self._trouble = StoreError(f"no answer within {self._lease:g} s")
+        else:
+            self._answered = self._loop.time()
+            return answer
+        return None
 
     async def _renew(self) -> None:
         tokens = {number: tenure.token for number, tenure in self._tenures.items() if not tenure.is_lost}
         if not tokens:
             return
         asked = self._loop.time()
-        renewed = await self._store.renew(tokens, self._lease)
+        renewed = await self._answer(self._store.renew(tokens, self._lease))
+        if renewed is not None:
+            self._note_renewed(tokens, renewed, asked + TRUST * self._lease)
+        elif len(tokens) > 1:
+            await asyncio.gather(*(self._renew_alone({number: token}) for number, token in tokens.items()))
+
+    async def _renew_alone(self, tokens: Mapping[int, Token]) -> None:
+        asked = self._loop.time()
+        renewed = await self._answer(self._store.renew(tokens, self._lease))
+        if renewed is not None:
+            self._note_renewed(tokens, renewed, asked + TRUST * self._lease)
+
+    def _note_renewed(self, tokens: Mapping[int, Token], renewed: Mapping[int, Renewed], trusted_until: float) -> None:
         for number, token in tokens.items():
             tenure = self._tenures.get(number)
             if tenure is None or tenure.token != token:
                 continue
             if number in renewed:
-                tenure.renewed(asked + TRUST * self._lease, renewed[number].touched)
+                tenure.renewed(trusted_until, renewed[number].touched)
             else:
                 tenure.lose()
 
     async def _take(self, missing: int) -> None:
-        """Acquire partitions that are free, until nothing is missing."""
+        """Acquire partitions that are free, until nothing is missing, or it takes so long that others want renewal."""
         self._round += 1
+        until = self._loop.time() + self._cycle_time
         for number in candidates(self._store.partitions, self._tenures, self.id, self._round):
-            if missing <= 0 or self._is_stopping:
+            if missing <= 0 or self._is_stopping or self._loop.time() > until:
                 return
             if self._own is not None and number not in self._own:
                 continue
             token, asked = uuid4().hex, self._loop.time()
-            acquired = await self._store.acquire(number, token, self.id, self._lease)
+            acquired = await self._answer(self._store.acquire(number, token, self.id, self._lease))
             if acquired is not None:
                 missing -= 1
                 self._hold(number, token, acquired, asked + TRUST * self._lease)
@@ -274,19 +327,21 @@ class Worker:
 
     async def _tenure(self, tenure: Tenure) -> None:
         """Run a tenure to its end, and hand the partition over."""
-        number = tenure.partition
+        number, tries = tenure.partition, _TRIES
         try:
-            await tenure.run()
-            # Turns of a partition that is lost cannot be committed; but they should be over before it is ours again.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._grace if tenure.problem is None else min(self._grace, self._lease)):
-                    await tenure.settled()
-            if not tenure.is_lost:
-                with suppress(StoreError):  # then its lease runs out
-                    await insist(partial(self._store.release, number, tenure.token), a_few_times)
+            try:
+                await tenure.run()
+                # Turns of a partition that is lost cannot be committed; but they should be over before it is ours again.
+                await tenure.settled(self._grace if tenure.problem is None else min(self._grace, self._lease))
+            except asyncio.CancelledError:
+                tries = 1
+                raise
+            finally:
+                await tenure.cut_short()
+                await self._hand_over(tenure, tries)
             if isinstance(tenure.problem, Exception):
                 self._failed(tenure, tenure.problem)
-                await pause(self._failures[number])
+                await pause(self._failures[number][0])
             else:
                 self._failures.pop(number, None)
         finally:
@@ -295,13 +350,25 @@ class Worker:
             self._allow()
             self._again.set()
 
+    async def _hand_over(self, tenure: Tenure, tries: int) -> None:
+        """Release a partition; if nobody answers, its lease runs out."""
+        until = self._loop.time() + self._lease
+        for tried in range(1, tries + 1):
+            if tenure.is_lost or self._loop.time() > until:
+                return
+            with suppress(StoreFormatError, StoreCorrupt):
+                if await self._answer(self._store.release(tenure.partition, tenure.token)) is not None:
+                    return
+            if tried < tries:
+                await pause(tried)
+
     def _failed(self, tenure: Tenure, problem: Exception) -> None:
-        if isinstance(problem, StoreError):
+        if isinstance(problem, StoreError) and not isinstance(problem, StoreFormatError):
             self._trouble = problem
         else:
             self._broken = problem
-        before = 0 if tenure.turns else self._failures.get(tenure.partition, 0)
-        self._failures[tenure.partition] = before + 1
+        before = 0 if tenure.turns else self._failures.get(tenure.partition, (0, problem))[0]
+        self._failures[tenure.partition] = before + 1, problem
 
     def _allow(self) -> None:
         """Divide what is allowed among the partitions that are owned."""
@@ -312,16 +379,14 @@ class Worker:
 
     async def _leave(self) -> None:
         """Hand over all that is owned, in peace, but not for longer than the grace period."""
-        with suppress(StoreError):
-            await self._store.beat(self.id, self.note, 0)
         for tenure in self._tenures.values():
             tenure.end()
-        until = self._loop.time() + self._grace
+        await self._answer(self._store.beat(self.id, self.note, 0))
+        until = self._loop.time() + self._grace + _LAST
         while self._holding and self._loop.time() < until:
-            with suppress(StoreError):
-                await self._renew()
+            await self._renew()
             if self._holding:  # meanwhile the last one may have ended
-                await asyncio.wait(self._holding, timeout=min(_LONGEST_CYCLE, self._lease / 5))
+                await asyncio.wait(self._holding, timeout=self._cycle_time)
 
     def _forget(self, subject: str | None) -> None:
         for tenure in self._tenures.values():
@@ -345,15 +410,26 @@ class Worker:
             raise self._broken
         now, turns = self._loop.time(), self._count_turns()
         busy = [tenure for tenure in self._tenures.values() if tenure.is_busy]
-        if turns != self._turns_before or not busy:
+        failing = self._failing(now)
+        if turns != self._turns_before or not (busy or failing):
             self._turns_before, self._progressed = turns, now
         if self._trouble is not None and now - self._answered > self._stall:
             raise WorkerStalled(f"the store has not answered for {now - self._answered:.0f} s: {self._trouble}")
         allowed = self.bus.limits.turn_timeout
-        if busy and allowed is not None and now - self._progressed > self._stall + allowed:
-            raise WorkerStalled(
-                f"no turn was committed for {now - self._progressed:.0f} s; under way: {_told(busy) or 'nothing'}"
-            )
+        if allowed is None and not failing:
+            return
+        if now - self._progressed > self._stall + (allowed or 0.0):
+            told = f"no turn was committed for {now - self._progressed:.0f} s; under way: {_told(busy) or 'nothing'}"
+            raise WorkerStalled("; ".join([told, *(f"partition {number}: {why}" for number, why in failing.items())]))
+
+    def _failing(self, now: float) -> dict[int, Exception]:
+        """Return the partitions that fail again and again, and why; one that has gone on for a while does not."""
+        return {
+            number: problem
+            for number, (_, problem) in self._failures.items()
+            if (tenure := self._tenures.get(number)) is not None
+            if tenure.is_over or (now - tenure.began < self._lease and not tenure.turns)
+        }
 
     def _count_turns(self) -> int:
         return self._turns + sum(tenure.turns for tenure in self._tenures.values())
@@ -362,8 +438,7 @@ class Worker:
         """Return how it fares."""
         owned = frozenset(number for number, tenure in self._tenures.items() if not tenure.is_over)
         states = [self._states[number] for number in owned if number in self._states]
-        oldest = min((state.oldest for state in states if state.oldest is not None), default=None)
-        age = None if oldest is None else max(0.0, (self.bus.clock.now() - oldest).total_seconds())
+        age = max((self._oldest_ages[number] for number in owned if number in self._oldest_ages), default=None)
         is_running = self._started.is_set()
         now = self._loop.time() if is_running else 0.0
         reason = ""
@@ -375,6 +450,8 @@ class Worker:
             reason = f"the store has not answered for {now - self._answered:.0f} s: {self._trouble}"
         elif len(owned) < self._share:
             reason = f"it owns {len(owned)} of its share of {self._share} partitions"
+            for number, problem in self._failing(now).items():
+                reason += f"; partition {number}: {problem}"
         elif age is not None and age > self._max_age:
             reason = f"the oldest pending event is {age:.0f} s old, more than {self._max_age:g} s"
         return WorkerStatus(

@@ -84,13 +84,19 @@ def is_redis(url: str) -> bool:
 
 def without_password(url: str) -> str:
     """Return an address with what may be a password left out, to be shown to people."""
-    url = re.sub(r"(?<=://)[^/?#]*@", lambda found: found[0].partition(":")[0].rstrip("@") + ":***@", url)
+    # To the last @, wherever it is: a password may have characters in it that it should not have.
+    url = re.sub(r"(?<=://).*@", lambda found: found[0].partition(":")[0].rstrip("@") + ":***@", url)
     return re.sub(r"(?<=password=)[^&#]*", "***", url)
 
 
 def _redis(url: str, given: dict[str, Any], dedup_window: int | None, read_only: bool) -> Store:
     """Take out of the query what is said of the store; what is left is for the connection."""
-    from onwhen.storage.redis import create_redis_storage  # and with it the driver, which only those load who use it
+    try:
+        from onwhen.storage.redis import (
+            create_redis_storage,
+        )  # and with it the driver, which only those load who use it
+    except ModuleNotFoundError as error:
+        raise _error(url, str(error)) from error
 
     base, _, query = url.partition("?")
     options: dict[str, Any] = {}

@@ -6,7 +6,7 @@ so that it works in any test runner.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Generator, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
 from uuid import uuid4
@@ -234,14 +234,15 @@ def _failures(outcome: Outcome) -> list[Failed]:
     return found
 
 
-def _at_once(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Return what a coroutine returns that never suspends, as those of a store in memory do.
+def _at_once(answer: Awaitable[T]) -> T:
+    """Return what a call to a store in memory returns: it never suspends.
 
     So a test can set and read state without `await`, in synchronous fixtures too.
     """
+    steps: Generator[Any, Any, T] = answer.__await__()
     try:
-        coroutine.send(None)
+        next(steps)
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
-    coroutine.close()
+    steps.close()
     raise RuntimeError("the harness's store has suspended; it must be the store in memory")

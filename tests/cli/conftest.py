@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -16,6 +17,8 @@ from typing import Any
 import pytest
 
 import onwhen
+from onwhen import Settings, SystemClock
+from onwhen.storage import create_storage
 from onwhen.testing.servers import RedisServer
 from tests.cli.fleets import Started
 
@@ -178,6 +181,19 @@ def deployment(
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     return settings
+
+
+@pytest.fixture
+def made(deployment: Mapping[str, str]) -> None:
+    """A store that workers share, and nobody who handles its events."""
+
+    async def make() -> None:
+        settings = Settings()
+        store = create_storage(settings.store, **settings.storage())
+        await store.open(SystemClock())
+        await store.close()
+
+    asyncio.run(make())
 
 
 @pytest.fixture

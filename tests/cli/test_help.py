@@ -29,6 +29,7 @@ def test_help_and_version(cli: Cli) -> None:
 
 COMMANDS = [
     ["replay"],
+    *([name] for name in ("worker", "emit", "partitions")),
     *(["subjects", name] for name in ("list", "get", "history")),
     *([name] for name in ("timers", "retries", "log", "stats")),
     *(["deadletters", name] for name in ("list", "show", "replay", "discard")),
@@ -87,8 +88,10 @@ def test_help_imports_nothing_slow(environment: Mapping[str, str]) -> None:
         "assert run(['replay', '--help']) == 0\n"
         "assert run(['deadletters', 'replay', '--help']) == 0\n"
         "assert run(['migrate', '--help']) == 0\n"
+        "assert run(['worker', '--help']) == 0\n"
+        "assert run(['emit', '--help']) == 0\n"
         "slow = {'pydantic_settings', 'dependency_injector', 'redis', 'rich.progress', 'rich.markdown', 'uuid_utils'}\n"
-        "slow |= {'onwhen.storage.sqlite', 'pydantic'}\n"
+        "slow |= {'onwhen.storage.sqlite', 'pydantic', 'starlette', 'uvicorn'}\n"
         "print(sorted(slow & set(sys.modules)), file=sys.stderr)\n"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=True)

@@ -156,6 +156,28 @@ def test_a_command_that_fails_is_named_with_its_line(pytester: pytest.Pytester) 
     assert "ended with exit code 3:" in told(result)
 
 
+def test_a_command_may_go_on_while_the_page_does(pytester: pytest.Pytester) -> None:
+    """What it shows is waited for; at the end of the page it is told to end."""
+    page = """\
+```console
+$ python -u -c "import time; time.sleep(0.2); print('it is up'); time.sleep(100)" &
+it is up
+```
+
+```console
+$ echo next
+next
+```
+"""
+    run(pytester, page).assert_outcomes(passed=2)
+
+
+def test_a_page_may_have_a_server(pytester: pytest.Pytester) -> None:
+    """Commands know where it is from the mark on."""
+    page = "```console\n$ echo [$ONWHEN_STORE]\n[]\n```\n\n<!-- redis -->\n```console\n$ echo $ONWHEN_STORE\nredis://...\n```\n"
+    run(pytester, page).assert_outcomes(passed=3)
+
+
 @pytest.mark.parametrize("shown", ["two\none", "three", "tw"])
 def test_a_command_that_prints_something_else_fails(pytester: pytest.Pytester, shown: str) -> None:
     """Shown lines are printed in this order, each of them whole; others may come in between."""

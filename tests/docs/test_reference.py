@@ -125,12 +125,17 @@ def rows_of_options(text: str) -> dict[str, str]:
     return dict(re.findall(r"^\| `(--[a-z-]+)` \| (.*?) \|", text, re.MULTILINE))
 
 
-def test_the_page_has_every_option_of_a_replay_with_its_default() -> None:
+WITH_TABLES: Final = ("replay", "worker", "emit", "partitions", "repartition")
+"""Commands whose options are in a table of their own; of all others, they are in the text."""
+
+
+@pytest.mark.parametrize("command", WITH_TABLES)
+def test_the_page_has_every_option_with_its_default(command: str) -> None:
     """The table of options is what the command really takes."""
     from onwhen.cli._main import app
 
-    options = options_of(app["replay"])
-    rows = rows_of_options(read("cli.md").partition("## Commands for a store")[0])
+    options = options_of(app[command])
+    rows = rows_of_options(read("cli.md").partition(f"## `onwhen {command}")[2].partition("\n## ")[0])
     assert list(rows) == list(options)
     for name, default in options.items():
         assert rows[name] in DEFAULTS.get(default, (f"`{default}`",)), name
@@ -145,7 +150,7 @@ def test_the_page_has_every_option_of_the_commands_for_a_store() -> None:
     told = set(re.findall(r"`(--[a-z-]+)`", page))
     taken: Counter[str] = Counter()
     for path, command in commands_of(app):
-        if path != ("replay",):
+        if path[0] not in WITH_TABLES:
             options = options_of(command)
             assert "--store" in options, path
             taken.update(options.keys())

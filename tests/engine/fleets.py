@@ -5,14 +5,16 @@ It must not know what a test is about. Time passes only when nobody has anything
 """
 
 import asyncio
+import json
 import random
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import copy_context
+from datetime import timedelta
 from functools import partial, wraps
 from typing import Any, cast
 
-from onwhen import Context, EventBus, Limits, RuleSet
+from onwhen import Context, Event, EventBus, Limits, RetryPolicy, RuleSet
 from onwhen.engine.partitions import partition_of
 from onwhen.engine.worker import Worker
 from onwhen.errors import StoreError
@@ -22,9 +24,43 @@ from tests.simulation.loop import SimClock
 from tests.simulation.rules import HERE
 
 LEASE = 10.0
+PARK = RetryPolicy(on_exhausted="park")
+RETRY = RetryPolicy(attempts=4, delay=timedelta(seconds=20), factor=1, jitter=0)
+ALONE = RetryPolicy(attempts=4, delay=timedelta(seconds=20), factor=1, jitter=0, in_order=False)
 _MOST_STEPS = 3_000_000  # callbacks of one test (a count)
-_CALLS = """open close append bookmark starting read load commit promote dead_letter discard stats acquire renew
-release beat workers partition_states tail fire pending waiting outgoing deliver trim""".split()
+_LOCAL = ("open", "close")
+_CALLS = (
+    *("append", "bookmark", "starting", "read", "load", "commit", "promote", "dead_letter", "discard", "stats"),
+    *("acquire", "renew", "release", "beat", "workers", "partition_states", "tail", "fire", "pending", "waiting"),
+    *("outgoing", "deliver", "trim"),
+)  # of a store, but for those that return many things one by one
+
+
+class VirtualLoop(FleetLoop):
+    """An event loop for one test.
+
+    Args:
+        name: what chance is drawn from.
+
+    Attributes:
+        members: the processes on it.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(0.0, random.Random(name))
+        self.members: list[Member] = []
+
+    def end(self) -> None:
+        """Cancel what is left, as the end of a program does, also of processes that were killed."""
+        for member in self.members:
+            member.come_back()
+        left = asyncio.all_tasks(self)
+        for task in left:
+            task.cancel()
+        self.run(lambda: all(task.done() for task in left), self.steps + _MOST_STEPS)
+        for task in left:
+            if task.done() and not task.cancelled():
+                task.exception()  # nobody waits for it any more
 
 
 def virtual(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -33,14 +69,14 @@ def virtual(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
     @wraps(test)
     def run(*args: Any, **named: Any) -> None:
         random.seed(test.__name__)  # pauses are drawn by lot
-        loop = FleetLoop(0.0, random.Random(test.__name__))
+        loop = VirtualLoop(test.__name__)
         main = loop.create_task(test(*args, **named))
         try:
             assert loop.run(main.done, _MOST_STEPS), "nothing is left to run, and the test waits"
             main.result()
             assert not loop.complaints, [complaint.get("exception", complaint) for complaint in loop.complaints]
         finally:
-            loop.wipe()
+            loop.end()
 
     return run
 
@@ -88,7 +124,7 @@ class Wire(ModelStore):
         self._faults: list[tuple[str, deque[str] | str, Callable[..., bool]]] = []
         self._held: list[tuple[str, asyncio.Future[None]]] = []
         self._arrival = {"there": 0.0, "back": 0.0}
-        for called in _CALLS:
+        for called in (*_LOCAL, *_CALLS):
             setattr(self, called, partial(self._call, called, getattr(super(), called)))
 
     @property
@@ -136,9 +172,9 @@ class Wire(ModelStore):
         if called in ("append", "commit"):
             for event in args[1] if called == "append" else args[0].messages:
                 event.detach()
-        if called not in ("open", "close"):
+        if called not in _LOCAL:
             await self._travel("there")
-        if self.down is not None and called not in ("open", "close"):
+        if self.down is not None and called not in _LOCAL:
             await asyncio.sleep(self.down)
             raise StoreError(f"{called}: the server is away")
         if outcome == "before":
@@ -150,9 +186,9 @@ class Wire(ModelStore):
             self.most_read = max(self.most_read, len(result))
         if outcome == "held":
             await self._hold(called)
-        if called not in ("open", "close"):
+        if called not in _LOCAL:
             await self._travel("back")
-        if outcome == "after" or self.down is not None:
+        if outcome == "after" or (self.down is not None and called not in _LOCAL):
             raise StoreError(f"{called} was done, but nobody has heard of it")
         return result
 
@@ -237,16 +273,22 @@ class Member:
         self._stands_still = True
 
     def go_on(self) -> None:
-        """Let it go on; what was due meanwhile is late."""
+        """Let it go on, unless it is dead; what was due meanwhile is late."""
         self._stands_still = False
         late, self._late = self._late, []
         self._loop.resume(late)
 
+    def come_back(self) -> None:
+        """Let it live again, to be cleared away."""
+        self._is_alive = True
+        self.go_on()
+
     def admits(self, handle: asyncio.Handle) -> bool:
         """Tell the loop whether a callback of this process may run now."""
-        if self._is_alive and self._stands_still:
-            self._late.append(handle)
-        return self._is_alive and not self._stands_still
+        if self._is_alive and not self._stands_still:
+            return True
+        self._late.append(handle)
+        return False
 
 
 class Fleet:
@@ -258,7 +300,7 @@ class Fleet:
     """
 
     def __init__(self, partitions: int = 4, **server: Any) -> None:
-        self.loop = cast(FleetLoop, asyncio.get_running_loop())
+        self.loop = cast(VirtualLoop, asyncio.get_running_loop())
         self.clock = SimClock(self.loop)
         self.partitions = partitions
         self.server = Server(partitions, clocks=[self.clock] * partitions, **server)
@@ -275,6 +317,7 @@ class Fleet:
         worker.setdefault("lease", LEASE)
         member = Member(self.loop, Worker(self.bus(*rule_sets, limits=limits, wire=wire), **worker), wire)
         self.members.append(member)
+        self.loop.members.append(member)
         return member
 
     def owner(self, partition: int) -> str | None:
@@ -294,14 +337,21 @@ class Fleet:
                 under_way += out.position > parts[out.target].state.watermarks.get(number, 0)
         return under_way + sum(len(part.state.log) for part in parts)
 
+    def post(self, type: str, subject: str, *payloads: Any) -> list[int]:
+        """Put events into the log, as many producers do within a moment; return their positions."""
+        events = [Event(type, subject, payload, time=self.clock.now()) for payload in payloads]
+        for event in events:
+            event.detach()
+        answers = self.server.of(subject).append(events, None)
+        self.server.wake()
+        return [answer.position for answer in answers if answer.position is not None]
+
     async def rest(self, seconds: float = 120.0) -> None:
         """Wait until nothing is pending."""
         await until(lambda: not self.pending(), seconds)
 
     def value(self, subject: str, property: str) -> Any:
         """Return what is stored of a subject; None if nothing is."""
-        import json
-
         record = self.server.of(subject).state.subjects.get(subject)
         text = None if record is None else record.properties.get(property)
         return None if text is None else json.loads(text)
@@ -315,7 +365,8 @@ class Notes:
         self.runs: list[tuple[str, Any]] = []  # subject and payload, as they begin
         self.gates: dict[str, asyncio.Event] = {}  # subject -> what its turns wait at
         self.seconds: dict[str, float] = {}  # subject -> how long its turns take
-        self.broken: set[str] = set()  # subjects at which `fragile` fails
+        self.broken: set[str] = set()  # subjects at which what is fragile fails
+        self.unsteady: set[str] = set()  # subjects at which it fails the first time
 
         @self.rules.on("noted")
         async def note(ctx: Context) -> None:
@@ -327,10 +378,36 @@ class Notes:
                 await asyncio.sleep(seconds)
             ctx.subject.set("order", [*ctx.subject.get("order", []), ctx.payload])
 
+        @self.rules.on("fragile", retry=PARK)
+        async def fragile(ctx: Context) -> None:
+            await self.try_it(ctx)
+
+        @self.rules.on("retried", retry=RETRY)
+        async def retried(ctx: Context) -> None:
+            await self.try_it(ctx)
+
+        @self.rules.on("retried.alone", retry=ALONE)
+        async def alone(ctx: Context) -> None:
+            await self.try_it(ctx)
+
+        @self.rules.on("timed")
+        def set_timer(ctx: Context) -> None:
+            to, seconds, payload = ctx.payload
+            ctx.emit("noted", payload, to, delay=timedelta(seconds=seconds))
+
         @self.rules.on("passed")
         def pass_on(ctx: Context) -> None:
             for to, payload in ctx.payload:
                 ctx.emit("noted", payload, to)
+
+    async def try_it(self, ctx: Context) -> None:
+        """Fail at a subject that is broken, or note the payload in its `order`."""
+        self.runs.append((ctx.subject.name, ctx.payload))
+        if seconds := self.seconds.get(ctx.subject.name):
+            await asyncio.sleep(seconds)
+        if ctx.subject.name in self.broken or (ctx.subject.name in self.unsteady and ctx.attempt == 1):
+            raise LookupError("broken")
+        ctx.subject.set("order", [*ctx.subject.get("order", []), ctx.payload])
 
     def of(self, subject: str) -> Sequence[Any]:
         """Return the payloads that turns of a subject have begun with."""

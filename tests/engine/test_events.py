@@ -650,3 +650,15 @@ def test_whatever_an_envelope_holds_the_error_is_ours(changes: dict[str, Any]) -
         named = "none"
         assert Event.from_json(event.to_json()) == event
     assert named is not None
+
+
+@given(events)
+def test_what_a_store_has_written_is_read_again_without_another_look(event: Event) -> None:
+    """It is the same event as with all checks; what something else has written is refused as clearly."""
+    text = event.to_json()
+
+    assert Event.restored(text) == Event.from_json(text) == event
+    assert Event.restored(text.decode()).to_json() == text
+    for broken in (text[:-1], b"[]", b"{}", text.replace(b"1.0", b"2.0", 1)[:-1]):
+        with pytest.raises(InvalidEvent):
+            Event.restored(broken)

@@ -1,4 +1,7 @@
-"""Run simulated worlds: `python -m tests.simulation --seeds 10000 --first 1`, or one with its trace: `--seed 17`."""
+"""Run simulated worlds: `python -m tests.simulation --seeds 10000 --first 1`, or one with its trace: `--seed 17`.
+
+With `--fleet`, worlds of many workers on a store that they share.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,13 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
-from tests.simulation.run import report_of, simulate
+from tests.simulation import run as alone
+from tests.simulation.fleet import run as fleet
+
+_ReportOf: TypeAlias = "Callable[[int], tuple[int, str]]"
 
 _CHUNK = 25  # seeds that a process takes at once (a count)
 
@@ -23,20 +30,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, help="run this one only, and print its whole trace")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="how many at a time (all cores)")
     parser.add_argument("--most", type=int, default=10, help="stop when so many have failed (10)")
+    parser.add_argument("--fleet", action="store_true", help="many workers on one store that they share")
     chosen = parser.parse_args(arguments)
     if chosen.seed is not None:
-        result = simulate(chosen.seed)
-        _say("\n".join(result.history.lines()))
+        result = (fleet.simulate_fleet if chosen.fleet else alone.simulate)(chosen.seed)
+        _say("\n".join(result.lines()))
         _say(result.report() if result.violation else f"seed {chosen.seed}: all is well")
         return 1 if result.violation else 0
-    return _run_all(
-        range(chosen.first, chosen.first + chosen.seeds * chosen.step, chosen.step), chosen.processes, chosen.most
-    )
+    seeds = range(chosen.first, chosen.first + chosen.seeds * chosen.step, chosen.step)
+    return _run_all(fleet.report_of if chosen.fleet else alone.report_of, seeds, chosen.processes, chosen.most)
 
 
-def _run_all(seeds: range, processes: int, most: int) -> int:
+def _run_all(report_of: _ReportOf, seeds: range, processes: int, most: int) -> int:
     began, done, failed = time.perf_counter(), 0, list[int]()
-    for done, (seed, report) in enumerate(_reports(seeds, processes), start=1):
+    for done, (seed, report) in enumerate(_reports(report_of, seeds, processes), start=1):
         if report:
             failed.append(seed)
             _say(report + "\n")
@@ -54,7 +61,7 @@ def _say(text: str) -> None:
     sys.stdout.flush()
 
 
-def _reports(seeds: range, processes: int) -> Iterator[tuple[int, str]]:
+def _reports(report_of: _ReportOf, seeds: range, processes: int) -> Iterator[tuple[int, str]]:
     if processes <= 1:
         yield from map(report_of, seeds)
         return

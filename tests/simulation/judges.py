@@ -47,6 +47,7 @@ class Handling:
         starts: how often the handling was noted to begin (a count).
         asked: ids of the events that rules have asked to be sent, so far.
         killers: ids of the events whose rules have killed a process, so far; "" if it was chance.
+        stood_still: more time may have passed meanwhile than the rules have slept.
     """
 
     event: Event
@@ -56,6 +57,7 @@ class Handling:
     starts: int
     asked: Collection[str]
     killers: Collection[str]
+    stood_still: bool = False
 
 
 def judge_turn(commit: Commit, before: Values, about: Handling) -> None:
@@ -65,10 +67,13 @@ def judge_turn(commit: Commit, before: Values, about: Handling) -> None:
         Violation: they differ.
     """
     event, retry = about.event, about.retry
+    late = _late_rules(commit) if about.stood_still else ()
     if retry is None or not retry.rule:
-        expected = turn(commit.subject, before, event)
+        expected = turn(commit.subject, before, event, late=late)
+        if "" in late:
+            expected = Expected(dict(before), is_late=True)
     else:
-        expected = turn(commit.subject, before, event, retry.rule, retry.attempt, retry.first_attempt)
+        expected = turn(commit.subject, before, event, retry.rule, retry.attempt, retry.first_attempt, late)
     if expected.is_poison or any(letter.failure.type.endswith("PoisonEvent") for letter in commit.dead):
         _judge_poison(commit, about)
         return
@@ -84,6 +89,12 @@ def judge_turn(commit: Commit, before: Values, about: Handling) -> None:
     for sent in (*commit.messages, *(timer.event for timer in commit.timers)):
         if sent.id not in about.asked:
             raise Violation(f"{sent!r} was sent by no rule")
+
+
+def _late_rules(commit: Commit) -> Collection[str]:
+    """Return the rules that a commit says were late; "" for the turn as a whole."""
+    set_aside = [(one.rule, one.failure) for one in (*commit.retries, *commit.dead)]
+    return {rule for rule, failure in set_aside if failure.type.endswith("RuleTimeout")}
 
 
 def _judge_poison(commit: Commit, about: Handling) -> None:

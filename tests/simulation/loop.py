@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import random
+import warnings
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -138,10 +139,12 @@ class SimLoop(asyncio.AbstractEventLoop):
         """Let go of the coroutines of a loop that has ended, so that none of them ever complains of that."""
         asyncio._set_running_loop(self)  # what they do at their end reaches nobody any more, but it looks for a loop
         try:
-            for task in self._tasks:
-                task._log_destroy_pending = False  # type: ignore[attr-defined]
-                if not task.done():
-                    _end(task.get_coro())
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # of what they begin, and nobody awaits
+                for task in self._tasks:
+                    task._log_destroy_pending = False  # type: ignore[attr-defined]
+                    if not task.done():
+                        _end(task.get_coro())
         finally:
             asyncio._set_running_loop(None)
         self._tasks.clear()
@@ -155,7 +158,7 @@ class _Gone(BaseException):
 
 def _end(coro: Coroutine[Any, Any, Any]) -> None:
     """End a coroutine, also one that waits for something before it ends; `close` complains of that."""
-    with suppress(_Gone, Exception):
+    with suppress(BaseException):  # a group of tasks wraps it, and what comes of it reaches nobody
         for _ in range(_MOST_AWAITS):
             coro.throw(_Gone())
 

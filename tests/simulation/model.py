@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final, TypeAlias
@@ -104,7 +104,13 @@ def is_typed(subject: str) -> bool:
 
 
 def turn(
-    subject: str, values: Mapping[str, Any], event: Event, rule: str = "", attempt: int = 1, first_attempt: int = 1
+    subject: str,
+    values: Mapping[str, Any],
+    event: Event,
+    rule: str = "",
+    attempt: int = 1,
+    first_attempt: int = 1,
+    late: Collection[str] = (),
 ) -> Expected:
     """Work out a turn.
 
@@ -115,8 +121,9 @@ def turn(
         rule: id of the only rule that is run, for a retry; else "".
         attempt: which attempt of that rule.
         first_attempt: the attempt from which its policy counts.
+        late: rules whose sleep has taken too long, because the machine stood still meanwhile.
     """
-    run = _Turn(subject, values, event, attempt, first_attempt)
+    run = _Turn(subject, values, event, attempt, first_attempt, late)
     try:
         run.handle(rule)
     except _Dies:
@@ -130,7 +137,15 @@ _Occurrence: TypeAlias = "tuple[str, str, Any]"  # type of event, property, valu
 
 
 class _Turn:
-    def __init__(self, subject: str, values: Mapping[str, Any], event: Event, attempt: int, first_attempt: int) -> None:
+    def __init__(
+        self,
+        subject: str,
+        values: Mapping[str, Any],
+        event: Event,
+        attempt: int,
+        first_attempt: int,
+        late: Collection[str],
+    ) -> None:
         self.subject = subject
         self.event = event
         self.expected = Expected(json.loads(json.dumps(values)))
@@ -139,6 +154,7 @@ class _Turn:
         self.first_attempt = first_attempt
         self._changes: list[_Occurrence] = []
         self._slept = 0.0
+        self._late = late
 
     def handle(self, only: str) -> None:
         event = self.event
@@ -216,6 +232,8 @@ class _Turn:
         slept = 0.0
         for verb, *args in steps:
             if verb == "sleep":
+                if f"sim.{rule}" in self._late:
+                    raise _Fails
                 self._sleep(args[0] if rule != "slow" else min(args[0], TIMEOUT - slept))
                 slept += args[0]
                 if rule == "slow" and slept >= TIMEOUT:

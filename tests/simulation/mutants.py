@@ -167,14 +167,14 @@ MUTANTS: Final = (
     Mutant(
         "the state of a turn that had to be run again is kept",
         _HANDLING,
-        [("known = hot.pop(name, None)", "known = hot.get(name)")],
+        [("known = self._hot.pop(name, None)", "known = self._hot.get(name)")],
     ),
     Mutant(
         "a state is kept whose version is not known",
         _HANDLING,
         [
             (
-                "if result.answer is Answer.OK and sent.is_first_answer and refused is None:",
+                "if result.answer is Answer.OK and sent.is_first_answer:",
                 "if result.answer is Answer.OK:",
             )
         ],

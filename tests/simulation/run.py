@@ -32,6 +32,10 @@ class Result:
     history: History
     violation: str
 
+    def lines(self) -> list[str]:
+        """Return the whole trace."""
+        return self.history.lines()
+
     def report(self) -> str:
         """Return what there is to say of a seed that failed, with how to see it again."""
         trace = "\n".join(f"  {line:.300}" for line in self.history.lines(latest=40))

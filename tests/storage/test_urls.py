@@ -1,5 +1,7 @@
 """Stores by address."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from onwhen import SystemClock
 from onwhen.engine.partitions import partition_of
 from onwhen.errors import SettingError
 from onwhen.storage import MemoryStore, SqliteStore, create_storage
+from onwhen.storage.redis import RedisStore
 
 
 def test_one_in_memory() -> None:
@@ -51,6 +54,18 @@ async def test_four_slashes_are_absolute(tmp_path: Path) -> None:
     await look_on.close()
 
 
+def test_one_in_redis() -> None:
+    """What is said of the store goes before the arguments; the rest is for the connection."""
+    url = "redis+cluster://ann:p%26ss@a,b:7?history=3&timeout=2&key_prefix=desk&partitions=8&max_backlog=9"
+    store = create_storage(url, key_prefix="other", dedup_window=5)
+    assert isinstance(store, RedisStore)
+    address = store._deployment.connection.address
+    assert (address.password, address.endpoints, address.timeout) == ("p&ss", (("a", 6379), ("b", 7)), 2.0)
+    assert store._deployment.keys.prefix == "desk"
+    assert store.partitions == 8
+    assert isinstance(create_storage("rediss://host/3"), RedisStore)
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [
@@ -71,6 +86,10 @@ async def test_four_slashes_are_absolute(tmp_path: Path) -> None:
         ("memory:///a.db", "'/a.db' has no meaning there"),
         ("memory://?synchronous=FULL", "synchronous is no option; there are history"),
         ("sqlite://[", "Invalid IPv6 URL"),
+        ("redis://ann:secret@host?history=x", "store 'redis://ann:***@host?history=x': history=x must be a count"),
+        ("redis://host?partitions=1&partitions=2", "partitions is given twice"),
+        ("redis://host?synchronous=FULL", "synchronous is no option; there are sentinel_username"),
+        ("redis+sentinel://host", "the name under which the Sentinels know the master is missing"),
     ],
 )
 def test_what_means_no_store_is_refused(url: str, message: str) -> None:
@@ -93,3 +112,17 @@ def test_there_is_nothing_to_look_at_in_memory() -> None:
     """A store that is made to be looked at would be empty."""
     with pytest.raises(SettingError, match="a store in memory is empty when it is made"):
         create_storage("memory://", read_only=True)
+
+
+@pytest.mark.parametrize("missing", ["redis", "hiredis"])
+def test_that_the_client_of_redis_is_missing_is_told(missing: str) -> None:
+    """With what to install."""
+    code = (
+        f"import sys; sys.modules[{missing!r}] = None\n"
+        "from onwhen.errors import SettingError\n"
+        "from onwhen.storage import create_storage\n"
+        "try:\n    create_storage('redis://host')\n"
+        "except SettingError as error:\n    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert "a store in Redis needs the client of Redis: pip install 'onwhen[redis]'" in done.stdout

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from onwhen.testing import servers
 from onwhen.testing.servers import (
     FaultProxy,
     RedisCluster,
@@ -24,6 +25,8 @@ from onwhen.testing.servers import (
     ServerNotFound,
     find_server,
 )
+from onwhen.testing.servers._processes import Process, free_port
+from onwhen.testing.servers._processes import until as wait
 from onwhen.testing.servers._wire import Wire
 
 ROOT = Path(__file__).parents[2]
@@ -248,6 +251,74 @@ def test_servers_outlive_the_thread_that_has_started_them() -> None:
         server.stop()
 
 
+def test_a_port_that_somebody_else_takes_first_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another test run may be as quick."""
+    with RedisServer() as first:
+        ports = iter([first.port, free_port()])
+        monkeypatch.setattr("onwhen.testing.servers._redis.free_port", lambda: next(ports))
+        with RedisServer() as second:
+            assert second.port != first.port
+            assert second.ask("PING") == "PONG"
+
+
+def test_a_server_that_does_not_run_has_no_id() -> None:
+    """Nothing that was meant for it reaches another process."""
+    server = RedisServer()
+    assert not server.is_running
+    assert server.log == ""
+    for call in (server.kill, server.pause, server.resume):
+        with pytest.raises(ServerFailed, match="does not run"):
+            call()
+    with server:
+        assert "eady to accept connections" in server.log
+        assert server.start() is server  # it runs already
+        server.kill()
+        with pytest.raises(OSError, match="refused"):
+            server.ask("PING")
+
+
+def test_certificates_need_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is named."""
+    monkeypatch.setitem(sys.modules, "trustme", None)
+    with pytest.raises(ServerFailed, match="pip install trustme"), RedisServer(tls=True):
+        raise AssertionError("unreachable")
+
+
+def test_the_front_for_tls_outlives_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is started again with it, and connections to a server that is not there are closed."""
+    monkeypatch.setattr("onwhen.testing.servers._redis.has_tls", lambda program: False)
+    with RedisServer(tls=True) as server:
+        assert server.certificates is not None
+        context = ssl.create_default_context(cafile=server.certificates.ca)
+        server.kill()
+        server.start()
+        with (
+            socket.create_connection(("127.0.0.1", server.port), 10) as plain,
+            context.wrap_socket(plain, server_hostname="127.0.0.1") as secure,
+        ):
+            secure.sendall(b"PING\r\n")
+            assert secure.recv(100) == b"+PONG\r\n"
+
+
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+
+
+def test_a_process_that_does_not_end_when_asked_is_killed(tmp_path: Path) -> None:
+    """Nobody waits for it for long."""
+    process = Process([sys.executable, "-c", STUBBORN], tmp_path, tmp_path / "log")
+    until(lambda: "up" in process.told())
+    process.end(patience=0.1)
+    assert process.code == -signal.SIGKILL
+    with pytest.raises(ServerFailed, match="has ended with code -9"):
+        process.pause()
+
+
+def test_what_does_not_happen_is_told_after_a_while() -> None:
+    """With what was waited for."""
+    with pytest.raises(ServerFailed, match=r"waited 0\.05 s for this: better days"):
+        wait(lambda: False, "better days", 0.05)
+
+
 # -- the proxy
 
 
@@ -258,8 +329,8 @@ def proxy(redis_server: RedisServer) -> Iterator[FaultProxy]:
         yield proxy
 
 
-def through(proxy: FaultProxy) -> Wire:
-    return Wire("127.0.0.1", proxy.port, timeout=0.5)
+def through(proxy: FaultProxy, timeout: float = 20.0) -> Wire:
+    return Wire("127.0.0.1", proxy.port, timeout=timeout)
 
 
 def test_a_dropped_reply_is_of_something_that_was_done(proxy: FaultProxy, redis_server: RedisServer) -> None:
@@ -277,7 +348,7 @@ def test_a_dropped_reply_is_of_something_that_was_done(proxy: FaultProxy, redis_
 
 def test_a_swallowed_reply_leaves_the_client_waiting(proxy: FaultProxy, redis_server: RedisServer) -> None:
     """The connection stays, and nothing comes on it any more."""
-    with through(proxy) as wire:
+    with through(proxy, timeout=0.3) as wire:
         proxy.swallow_replies()
         with pytest.raises(TimeoutError):
             wire.ask("INCR", "{x}:meta")
@@ -307,6 +378,15 @@ def test_connections_are_cut_and_refused_and_replies_are_late(proxy: FaultProxy)
     with through(proxy) as wire, pytest.raises(ConnectionError):
         wire.ask("PING")
     assert proxy.counts == {"cut": 1, "refuse": 1, "delay": 1, "drop": 0, "swallow": 0}
+
+
+def test_a_proxy_before_a_server_that_is_gone_refuses() -> None:
+    """As the server itself would, a moment later."""
+    with RedisServer() as server, FaultProxy(server.port) as proxy:
+        assert proxy.url.endswith(f":{proxy.port}/0")
+        server.kill()
+        with through(proxy) as wire, pytest.raises(ConnectionError):
+            wire.ask("PING")
 
 
 def test_faults_at_a_rate_come_from_the_seed(redis_server: RedisServer) -> None:
@@ -350,6 +430,33 @@ def test_a_cluster_moves_slots_and_fails_over() -> None:
         assert cluster.owner(slot) is after
         assert len(cluster.masters()) == 3
         assert cluster.url.startswith("redis+cluster://127.0.0.1:")
+
+
+async def test_all_of_them_are_async_contexts_too() -> None:
+    """The loop goes on while they start and end; and they are ended if they do not get that far."""
+    async with (
+        RedisCluster() as cluster,
+        Sentinels(replicas=1) as sentinels,
+        FaultProxy(cluster.nodes[0].port) as proxy,
+    ):
+        assert len(cluster.masters()) == 3
+        assert sentinels.master() is sentinels.servers[0]
+        assert proxy.port != cluster.nodes[0].port
+        with pytest.raises(ServerFailed, match="no replica"):
+            cluster.fail_over(0)
+        slot = cluster.slot_of("a")
+        assert cluster.migrate_slot(slot, cluster.owner(slot)) == 0
+    for broken in (RedisCluster(options={"no-such-option": "1"}), Sentinels(options={"no-such-option": "1"})):
+        with pytest.raises(ServerFailed, match="no-such-option"):
+            async with broken:
+                raise AssertionError("unreachable")
+
+
+def test_what_is_offered_is_known_by_name() -> None:
+    """And imported when it is asked for."""
+    assert dir(servers) == servers.__all__
+    with pytest.raises(AttributeError, match="'Nothing'"):
+        servers.Nothing  # noqa: B018
 
 
 @pytest.mark.parametrize("how", ["kill", "pause", "ask"])

@@ -123,13 +123,16 @@ class Fleet:
         store, moments = self.store(), list[float]()
         commit, is_over = store.commit, asyncio.Event()
 
-        async def timed(turn: Commit) -> CommitResult:
-            result: CommitResult = await commit(turn)
-            if result.answer is Answer.OK:
+        def answered(answer: asyncio.Future[CommitResult]) -> None:
+            if not answer.cancelled() and answer.exception() is None and answer.result().answer is Answer.OK:
                 moments.append(time.perf_counter())
                 if len(moments) == events:
                     is_over.set()
-            return result
+
+        def timed(turn: Commit) -> asyncio.Future[CommitResult]:
+            answer: asyncio.Future[CommitResult] = commit(turn)
+            answer.add_done_callback(answered)
+            return answer
 
         store.commit = timed
         async with Worker(EventBus(rules(), store=store)) as worker, asyncio.timeout(None) as limit:

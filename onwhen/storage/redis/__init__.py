@@ -1,6 +1,16 @@
 """A store in Redis, or what understands the same commands: shared by many processes, each of which owns partitions."""
 
+try:
+    import hiredis as _hiredis
+    import redis as _redis
+except ModuleNotFoundError as _error:
+    raise ModuleNotFoundError(
+        "a store in Redis needs the client of Redis: pip install 'onwhen[redis]'", name=_error.name
+    ) from _error
+
 from onwhen.storage.redis._store import RedisStore
+
+del _hiredis, _redis
 
 __all__ = ["RedisStore", "create_redis_storage"]
 

@@ -111,6 +111,8 @@ class Address:
         found = _URL.fullmatch(url)
         if found is None or found["scheme"] not in SCHEMES:
             raise _error(url, f"no address of a Redis; those start with {', '.join(s + '://' for s in SCHEMES)}")
+        if "@" in (found["path"] or ""):
+            raise _error(url, "there is an @ behind the host; in a password, write / as %2F, and @ as %40")
         base, _, kind = found["scheme"].partition("+")
         given: dict[str, Any] = {"kind": Kind(kind or "standalone"), "tls": base == "rediss"}
         given |= _user(found["user"])

@@ -19,8 +19,9 @@ from redis.exceptions import RedisError
 from onwhen.errors import StoreError
 from onwhen.storage.redis._address import Address, Kind
 from onwhen.storage.redis._failures import NOT_EXECUTED, code_of, failure
-from onwhen.storage.redis._node import Node, facts_of, pack
+from onwhen.storage.redis._node import Node, facts_of
 from onwhen.storage.redis._rights import ON_KEYS, rules
+from onwhen.storage.redis._wires import pack
 
 __all__ = ["check"]
 

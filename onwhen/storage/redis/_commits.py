@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from onwhen.engine.events import Event
 from onwhen.engine.partitions import partition_of
 from onwhen.engine.store import Answer, Commit, CommitResult
 from onwhen.errors import StoreError, StoreFormatError
-from onwhen.storage._encoding import micros, text_of, write_text
+from onwhen.storage._encoding import micros, write_text
 from onwhen.storage.redis._connection import Word
 from onwhen.storage.redis._encoding import (
     BITS,
@@ -32,9 +33,10 @@ __all__ = ["job_of"]
 _DONE: Final = CommitResult(Answer.DONE)
 _CONFLICT: Final = CommitResult(Answer.CONFLICT)
 _FENCED: Final = CommitResult(Answer.FENCED)
+_OVERHEAD: Final = 200  # bytes of a commit besides what it stores, about
 _NAMES: Final = 4096  # names of properties whose fields are kept, so that they are made once (a count)
 
-_fields: Final[dict[str, str]] = {}
+_fields: Final[dict[str, bytes]] = {}
 
 
 def job_of(
@@ -62,33 +64,40 @@ def job_of(
     write = commit.write
     new: str | None = None if commit.version is None else str(commit.version)
     words: list[Word] = ["" if commit.handled is None else id_of(commit.handled), new or "", "", 0, 0]
-    if write is not None:
-        if write.remove:
-            new, words[2] = None, "-"
-        else:
-            new = words[2] = version(write.schema)
-            for name, value in write.set.items():
-                words += (_fields.get(name) or _field(name), value)
-            for name, value in write.set_ext.items():
-                words += ("e:" + name, value)
-            words[3] = len(words) - 5
+    size = 0
     try:
+        if write is not None:
+            if write.remove:
+                new, words[2] = None, "-"
+            else:
+                new = words[2] = version(write.schema)
+                for name, value in write.set.items():
+                    words += (_fields.get(name) or _field(name), value)
+                    size += len(value)
+                for name, value in write.set_ext.items():
+                    words += (b"e:" + name.encode(), value)
+                    size += len(value)
+                words[3] = len(words) - 5
         if with_history or _is_uncommon(commit):
             more = _more(commit, partitions, with_history=with_history)
             words[4] = len(more)
             words += more
-        own = [partition_of(event.subject, partitions) == commit.partition for event in commit.messages]
-    except UnicodeEncodeError as error:
+            size += sum([len(word) for word in more if not isinstance(word, int)])
+        if commit.messages:
+            read = _reader_with_messages(
+                new, [partition_of(event.subject, partitions) == commit.partition for event in commit.messages]
+            )
+        else:
+            read = _reader(new)
+    except UnicodeEncodeError as error:  # here, where it concerns nobody else
         raise StoreError(f"a commit of {commit.subject!a:.200} has text that cannot be stored: {error}") from error
-    size = sum([len(word) for word in words if not isinstance(word, int)])
-    read = _reader_with_messages(new, own) if own else _reader(new)
-    return Job(kind, words, read, keys=(keys.subject(commit.subject),), token=commit.token, fenced=_FENCED, size=size)
+    return Job(kind, words, read, (keys.subject(commit.subject),), commit.token, _FENCED, size + _OVERHEAD)
 
 
-def _field(name: str) -> str:
+def _field(name: str) -> bytes:
     if len(_fields) >= _NAMES:
         _fields.clear()
-    field = _fields[name] = "p:" + name
+    field = _fields[name] = b"p:" + name.encode()
     return field
 
 
@@ -112,7 +121,7 @@ def _more(commit: Commit, partitions: int, *, with_history: bool) -> list[Word]:
     """Return what a commit has besides an event and properties; see `uncommon` in the script."""
     write = commit.write
     key = b"" if commit.id is None else commit_key(commit.id)
-    words: list[Word] = [commit.retried or "", key, len(commit.revived), *commit.revived]
+    words: list[Word] = [commit.retried or "", key, len(commit.revived), *(id.encode() for id in commit.revived)]
 
     def add(part: str, items: list[tuple[Word, ...]]) -> None:
         if items:
@@ -123,7 +132,10 @@ def _more(commit: Commit, partitions: int, *, with_history: bool) -> list[Word]:
     if with_history:
         add("history", [(write_text(write) if write is not None else "",)])
     if write is not None and not write.remove:
-        add("unset", [*(("p:" + name,) for name in write.delete), *(("e:" + name,) for name in write.delete_ext)])
+        add(
+            "unset",
+            [*((_field(name),) for name in write.delete), *((b"e:" + name.encode(),) for name in write.delete_ext)],
+        )
     if commit.messages:
         add("post", [_message(commit.partition, event, partitions) for event in commit.messages])
     if commit.cancel_all:
@@ -136,7 +148,7 @@ def _more(commit: Commit, partitions: int, *, with_history: bool) -> list[Word]:
                 owner_key(commit.subject, timer.key),
                 due_text(micros(timer.due)),
                 partition_of(timer.event.subject, partitions),
-                text_of(timer.event),
+                timer.event.to_json(),
             )
             for timer in commit.timers
         ],
@@ -146,9 +158,9 @@ def _more(commit: Commit, partitions: int, *, with_history: bool) -> list[Word]:
     return words
 
 
-def _message(partition: int, event: Any, partitions: int) -> tuple[Word, Word]:
+def _message(partition: int, event: Event, partitions: int) -> tuple[Word, Word]:
     target = partition_of(event.subject, partitions)
-    return "" if target == partition else target, text_of(event)
+    return "" if target == partition else target, event.to_json()
 
 
 def _reader(version: str | None) -> Callable[[Any, int], CommitResult]:

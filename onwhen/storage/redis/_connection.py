@@ -10,9 +10,10 @@ a `StoreError` at once: whoever has asked knows whether it may be asked again.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha1
@@ -23,9 +24,12 @@ from redis.exceptions import RedisError
 from onwhen.errors import StoreError
 from onwhen.storage.redis._address import Address, Kind
 from onwhen.storage.redis._checks import check
+from onwhen.storage.redis._cluster import Cluster
 from onwhen.storage.redis._failures import DISPLACED, NOT_EXECUTED, REDIRECTED, code_of, failure
-from onwhen.storage.redis._node import Mark, Node, pack
-from onwhen.storage.redis._topology import Topology, create_topology
+from onwhen.storage.redis._node import Mark, Node
+from onwhen.storage.redis._sentinel import Sentinel
+from onwhen.storage.redis._topology import Standalone, Topology
+from onwhen.storage.redis._wires import pack
 
 __all__ = ["Connection", "Mark", "Script", "Word"]
 
@@ -35,8 +39,14 @@ Word: TypeAlias = bytes | str | int
 _FIRST_WAIT: Final = 0.01  # seconds
 _LONGEST_WAIT: Final = 0.5  # seconds
 _FULL_PATIENCE: Final = 1.0  # seconds that a full server is asked again; then the caller should know
-_ATTEMPTS: Final = 100  # more than the waits leave time for; redirections do not wait
 _PIPELINE: Final = 1_000  # commands sent at once
+
+
+_KINDS: Final[Mapping[Kind, Callable[[Address], Topology]]] = {
+    Kind.STANDALONE: Standalone,
+    Kind.SENTINEL: Sentinel,
+    Kind.CLUSTER: Cluster,
+}
 
 
 @dataclass(frozen=True)
@@ -93,7 +103,7 @@ class Connection:
             if self._topology.is_on(asyncio.get_running_loop()):
                 return
             self._topology.abandon()
-        self._topology = topology = create_topology(self.address)
+        self._topology = topology = _KINDS[self.address.kind](self.address)
         try:
             await check(self.address, await topology.nodes(), self.key_prefix, is_silent=self._was_checked)
             self._was_checked = True
@@ -163,7 +173,7 @@ class Connection:
         Raises:
             StoreError: it could not be executed, or whether it was is not known.
         """
-        return await self._answer(_key(command, key), pack(*command), str(command[0]), since=since)
+        return await self._answer(_key(command, key), pack(*command), _name(command), since=since)
 
     async def ask_many(self, commands: Sequence[Sequence[Word]]) -> list[Any]:
         """Send commands, all that go to one server at once, and return their answers in order.
@@ -181,7 +191,7 @@ class Connection:
             shares.setdefault(await topology.node(_key(command, None)), []).append(number)
 
         async def send(node: Node, numbers: Sequence[int]) -> None:
-            what = " and ".join(sorted({str(commands[number][0]) for number in numbers}))
+            what = " and ".join(sorted({_name(commands[number]) for number in numbers}))
             for first in range(0, len(numbers), _PIPELINE):
                 some = numbers[first : first + _PIPELINE]
                 found = await node.call(b"".join(pack(*commands[number]) for number in some), len(some), what)
@@ -204,7 +214,7 @@ class Connection:
             key: a key that it is about; all of them on the same server.
             timeout: how long the server waits (seconds).
         """
-        return await self._answer(key, pack(*command), str(command[0]), timeout=timeout)
+        return await self._answer(key, pack(*command), _name(command), timeout=timeout)
 
     def _opened(self) -> Topology:
         if self._topology is None:
@@ -235,7 +245,7 @@ class Connection:
         started = time.monotonic()
         wait = _FIRST_WAIT
         asking: Node | None = None
-        for attempt in range(_ATTEMPTS):
+        for attempt in itertools.count():  # ends with patience
             node = asking or await topology.node(key)
             send, replies = (_ASKING + payload, 2) if asking is not None else (payload, 1)
             if timeout is None:
@@ -251,8 +261,11 @@ class Connection:
                 payload, in_full = in_full(), None
                 continue
             patience = min(self.address.patience, _FULL_PATIENCE) if code == "OOM" else self.address.patience
-            is_over = time.monotonic() - started + wait > patience
-            if code not in NOT_EXECUTED or is_over or (code in REDIRECTED and not self.is_cluster):
+            if code not in NOT_EXECUTED or (code in REDIRECTED and not self.is_cluster):
+                raise failure(answer, what, node.name) from answer
+            if time.monotonic() - started + wait > patience:
+                if code in REDIRECTED:
+                    raise StoreError(f"Redis {self.address}, {what}: its nodes send us to each other") from answer
                 raise failure(answer, what, node.name) from answer
             if code in REDIRECTED:
                 asking = await topology.redirected(answer, node)
@@ -262,11 +275,16 @@ class Connection:
                 await topology.refused(node)
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))
             wait = min(2 * wait, _LONGEST_WAIT)
-        raise StoreError(f"Redis {self.address}, {what}: sent from server to server {_ATTEMPTS} times, to no end")
+        raise AssertionError("unreachable")
 
 
 _ASKING: Final = pack("ASKING")
 _REDIRECTIONS: Final = 5  # that are followed at once; servers that contradict each other are given time
+
+
+def _name(command: Sequence[Word]) -> str:
+    word = command[0]
+    return word.decode() if isinstance(word, bytes) else str(word)
 
 
 def _key(command: Sequence[Word], key: bytes | str | None) -> bytes | str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import secrets
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from math import gcd
 from typing import Final, TypeAlias
 
@@ -16,21 +16,30 @@ from onwhen.engine.events import Event
 from onwhen.errors import StoreError
 from onwhen.storage.redis._connection import Connection
 from onwhen.storage.redis._encoding import accepted_key
-from onwhen.storage.redis._layouts import Command, Digest, Layout, Record, Target, crc_of, id_parts
+from onwhen.storage.redis._layouts import Layout
+from onwhen.storage.redis._records import Command, Digest, Record, Target, crc_of, id_parts
 
-__all__ = ["BookmarkRule", "Copying", "Progress", "bookmarks_of", "differing", "undelivered"]
+__all__ = ["BookmarksDiffer", "Copying", "Progress", "bookmarks_of", "undelivered"]
 
 Progress: TypeAlias = Callable[[str, int], None]
 """Called with a kind of records, and how many more of it were done."""
-
-BookmarkRule: TypeAlias = Callable[[str, Collection[str]], str | None]
-"""Given the name of a bookmark, and values of it that differ: the one to keep, None if that cannot be told."""
 
 _BATCH: Final = 1_000  # commands that are sent at once
 _ROOM: Final = 4 << 20  # bytes of them; it may be one record more
 _LOW: Final = 23  # bits of an id that tell it from the same one of a server that had lost this
 
 _Ordered: TypeAlias = "tuple[tuple[int, int], int, Record]"
+
+
+class BookmarksDiffer(StoreError):
+    """A source was read to different places for subjects that come together in one partition."""
+
+    def __init__(self, name: str, partitions: int) -> None:
+        super().__init__(
+            f"source {name!r} was read to different places for subjects that come together in one partition, and only "
+            f"whoever reads it can tell where to go on; choose a multiple of {partitions} partitions, which keeps them "
+            f"apart, or have such places forgotten (--forget-bookmarks): then these sources are read from the beginning"
+        )
 
 
 class Copying:
@@ -40,7 +49,7 @@ class Copying:
         connection: the way to both layouts.
         old: where it is read; nobody writes there.
         new: where it is written; nothing is there, and nobody looks.
-        bookmarks: decides about bookmarks that differ.
+        forget_bookmarks: leave out those that come together with different values; else they are an error.
         progress: called now and then.
 
     Attributes:
@@ -49,14 +58,14 @@ class Copying:
     """
 
     def __init__(
-        self, connection: Connection, old: Layout, new: Layout, bookmarks: BookmarkRule, progress: Progress
+        self, connection: Connection, old: Layout, new: Layout, progress: Progress, *, forget_bookmarks: bool
     ) -> None:
         self.expected = Digest()
         self.undelivered = 0
         self._connection = connection
         self._old = old
         self._new = new
-        self._bookmark_rule = bookmarks
+        self._forget_bookmarks = forget_bookmarks
         self._progress = progress
         self._targets = [Target(keys, new.partitions) for keys in new.keys]
         self._commands: list[Command] = []
@@ -166,10 +175,10 @@ class Copying:
     async def _bookmarks(self) -> None:
         for target, found in (await bookmarks_of(self._old, self._new.partitions)).items():
             for name, values in found.items():
-                value: str | None = next(iter(values)) if len(values) == 1 else self._bookmark_rule(name, values)
-                if value is None:
-                    raise differing(name, self._old.partitions)
-                await self._put(Record("bookmarks", None, (name.encode(), value.encode())), target)
+                if len(values) == 1:
+                    await self._put(Record("bookmarks", None, (name.encode(), values.pop().encode())), target)
+                elif not self._forget_bookmarks:
+                    raise BookmarksDiffer(name, self._old.partitions)
 
     async def _facts(self, facts: Sequence[Mapping[bytes, bytes]], order: int) -> None:
         """Write what is noted of each partition, but for the mark without which nobody can use it."""
@@ -228,15 +237,6 @@ async def bookmarks_of(old: Layout, partitions: int) -> dict[int, dict[str, set[
             for target in range(partition % common, partitions, common):
                 found.setdefault(target, {}).setdefault(name, set()).add(value)
     return found
-
-
-def differing(name: str, partitions: int) -> StoreError:
-    """Return the error for a bookmark of which nobody can tell what it should be."""
-    return StoreError(
-        f"source {name!r} was read to different places for subjects that come together in one partition now, and "
-        f"only whoever reads it can tell where to go on; choose a multiple of {partitions} partitions, which keeps "
-        f"them apart"
-    )
 
 
 def _id_order(partition: int, record: Record) -> tuple[int, int]:

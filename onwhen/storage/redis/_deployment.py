@@ -8,26 +8,33 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from onwhen.engine.partitions import partition_of
 from onwhen.engine.shared import Token
 from onwhen.errors import StoreCorrupt, StoreError, StoreFormatError
 from onwhen.storage.redis import _scripts
 from onwhen.storage.redis._connection import Connection, Mark, Script, Word
+from onwhen.storage.redis._failures import server_changed
 from onwhen.storage.redis._keys import DeploymentKeys, PartitionKeys
 from onwhen.storage.redis._lanes import Job, Lane, refusal
 
 __all__ = ["MOST_PARTITIONS", "Deployment"]
 
+_T = TypeVar("_T")
+
 FORMAT: Final = "1"
 """Which keys there are and what is in them; another one is not read."""
+
+CLOSED: Final = "moving"
+"""What a partition is marked with, instead of its format, while it is moved."""
 
 MOST_PARTITIONS: Final = 1 << 14
 _NEW_PARTITIONS: Final = 16  # of a new deployment, if nobody says how many
 _NEW_WINDOW: Final = 10_000
+_AT_A_TIME: Final = 32  # partitions that are asked something: each needs a connection meanwhile
 _CLOSE_PATIENCE: Final = 5.0  # seconds that calls under way may take when a store is closed
 
 
@@ -52,7 +59,7 @@ class Deployment:
     def __init__(
         self, url: str, prefix: str, partitions: int | None, window: int | None, *, read_only: bool = False
     ) -> None:
-        self.connection = Connection(url)
+        self.connection = Connection(url, prefix)
         self.keys = DeploymentKeys(prefix)
         self.partitions = partitions
         self.window = window or 0
@@ -145,6 +152,11 @@ class Deployment:
                 )
             if mark is None:
                 mark = await self.connection.run(_scripts.MARK, [part.meta], [self._format])
+            if mark == CLOSED.encode():
+                raise StoreFormatError(
+                    f"what is stored under {where} is being moved to another number of partitions, or that was cut "
+                    f"short; run onwhen repartition again, or give it up with onwhen repartition --undo"
+                )
             if mark != expected:
                 raise refusal(b"BADFMT", part)
         if not is_made:
@@ -193,18 +205,43 @@ class Deployment:
         return await self.lane(partition).do(job)
 
     async def at_once(self, partition: int, script: Script, words: Sequence[Word], *, since: Mark | None = None) -> Any:
-        """Run a script that writes beside the lane: its effect is the same whenever it comes."""
+        """Run a script that writes beside the lane: it names a token, so that it has no effect when it comes late."""
         keys = self.part(partition)
-        head: tuple[Word, ...] = (self._format, self._client, self.lane(partition).epoch, 0, 1)
+        head: tuple[Word, ...] = (self._format, self._client, "", 0, 1)
         return self.checked(partition, await self.connection.run(script, keys.fixed, (*head, *words), since=since))
 
-    async def look(self, partition: int, script: Script, words: Sequence[Word] = ()) -> Any:
+    async def look(
+        self, partition: int, script: Script, words: Sequence[Word] = (), *, since: Mark | None = None
+    ) -> Any:
         """Run a script that only reads."""
         keys = self.part(partition)
         return self.checked(
-            partition,
-            await self.connection.run(script, keys.fixed, (self._format, *words), since=self.owned_since(partition)),
+            partition, await self.connection.run(script, keys.fixed, (self._format, *words), since=since)
         )
+
+    async def everywhere(
+        self, call: Callable[[int], Awaitable[_T]], partitions: Iterable[int] | None = None
+    ) -> list[_T]:
+        """Make a call about each partition, some at a time, and return the answers; the first error, if there is one.
+
+        Args:
+            call: makes it, given the number of a partition.
+            partitions: which; all of them if None.
+        """
+        some = asyncio.Semaphore(_AT_A_TIME)
+
+        async def one(partition: int) -> _T:
+            async with some:
+                return await call(partition)
+
+        asked = range(len(self.parts)) if partitions is None else partitions
+        found = await asyncio.gather(*map(one, asked), return_exceptions=True)
+        answers: list[_T] = []
+        for answer in found:
+            if isinstance(answer, BaseException):
+                raise answer
+            answers.append(answer)
+        return answers
 
     def checked(self, partition: int, answer: Any) -> Any:
         """Return an answer, unless it refuses."""
@@ -246,6 +283,16 @@ class Deployment:
         """Return which run of the server must answer a call with this token; None for any."""
         owned = self._owned.get(partition)
         return owned[1] if owned is not None and owned[0] == token else None
+
+    async def check_run(self, partition: int) -> None:
+        """See that the server is still the one that has said that this process owns a partition, if it does.
+
+        Raises:
+            StoreError: it is not. What it has may be older than what is known here.
+        """
+        since = self.owned_since(partition)
+        if since is not None and await self.connection.mark(self._parts[partition].meta) != since:
+            raise server_changed(f"reading partition {partition}", str(self.connection))
 
     def owned_since(self, partition: int) -> Mark | None:
         """Return which run of the server must answer the owner of a partition; None if this process is not that."""

@@ -61,7 +61,7 @@ _PARKED: Final = _DUE + _ORDER  # where that is said of a retry
 
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder().decode
-_event: Final = Event.from_json
+_event: Final = Event.restored
 
 
 # -- positions
@@ -156,7 +156,7 @@ def retry_of(value: bytes, starts: bytes) -> Retry:
     )
 
 
-def dead_words(letter: DeadLetter) -> tuple[str, bytes]:
+def dead_words(letter: DeadLetter) -> tuple[bytes, bytes]:
     """Return id and all else of a dead letter."""
     rest = [
         letter.id,
@@ -168,7 +168,7 @@ def dead_words(letter: DeadLetter) -> tuple[str, bytes]:
         failure_text(letter.failure),
         text_of(letter.event),
     ]
-    return letter.id, _encode(rest)
+    return letter.id.encode(), _encode(rest)
 
 
 def dead_letter_of(value: bytes) -> DeadLetter:

@@ -43,16 +43,24 @@ _ADVICE: Final = {
     "CROSSSLOT": "keys of two slots were used at once; this is a fault of onwhen",
     "LOADING": "the server is reading its data from disk; wait until it has",
     "MASTERDOWN": "the server is a replica that has lost its master",
-    "MISCONF": "the server cannot write its snapshots and therefore refuses to change anything; see its log",
+    "MISCONF": "the server cannot write to its disk, and therefore refuses to change anything; see its log",
     "MOVED": "this server is a node of a Cluster: the address must start with redis+cluster://",
     "NOAUTH": "the server asks for a password: redis://USER:PASSWORD@...",
     "NOPERM": "the user lacks a right; docs/operating.md names the rules that onwhen needs",
     "NOREPLICAS": "the server has fewer replicas in reach than min-replicas-to-write demands",
     "OOM": "the server has used all memory that maxmemory allows; raise it, or let workers drain the backlog",
     "READONLY": "this server is a replica; the address must lead to the master, e.g. with redis+sentinel://",
+    "maxclients": "raise maxclients on the server, or lower ?max_connections=",
     "TRYAGAIN": "the keys are on their way to another node of the Cluster",
     "WRONGPASS": "user or password is not right",
 }
+
+
+_OTHERWISE: Final = {
+    "max number of clients": "maxclients",
+    "user executing the script can't run": "NOPERM",
+}
+"""Answers that start with no word of their own: part of their text -> what they mean."""
 
 
 def code_of(error: BaseException) -> str:
@@ -81,7 +89,7 @@ def failure(error: BaseException, what: str, where: str, *, was_sent: bool = Tru
     if code:
         text = str(error) if str(error).startswith(code) or code == "ERR" else f"{code} {error}"
         text = text.partition(", with args beginning with")[0]
-        advice = _ADVICE.get(code)
+        advice = _ADVICE.get(next((name for words, name in _OTHERWISE.items() if words in text), code))
         return kind(f"Redis {where}, {what}: {text:.500}" + (f"; {advice}" if advice else ""))
     if isinstance(error, AuthenticationError):
         return kind(f"Redis {where}, {what}: {error}; {_ADVICE['WRONGPASS']}")

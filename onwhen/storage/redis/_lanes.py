@@ -51,6 +51,7 @@ class Job:
         keys: its own part of KEYS.
         token: of the owner, who makes it; None for others.
         fenced: the result if the token is not the partition's any more.
+        size: of its words, about (bytes).
     """
 
     __slots__ = ("fenced", "future", "keys", "kind", "read", "size", "token", "words")
@@ -60,7 +61,6 @@ class Job:
         kind: Kind | None,
         words: Sequence[Word],
         read: Callable[[Any, int], Any],
-        *,
         keys: tuple[bytes, ...] = (),
         token: str | None = None,
         fenced: Any = None,
@@ -112,12 +112,16 @@ class Lane:
         Raises:
             StoreError: it could not be made, or whether it was is not known.
         """
+        return await self.begin(job)
+
+    def begin(self, job: Job) -> asyncio.Future[Any]:
+        """Have a call made after those before; what is returned has its result, or raises as `do` does."""
         loop = asyncio.get_running_loop()
         job.future = loop.create_future()
         self._queue.append(job)
         if self._task is None:
             self._task = loop.create_task(self._work())
-        return await job.future
+        return job.future
 
     async def settled(self) -> None:
         """Wait until all calls up to now have ended."""

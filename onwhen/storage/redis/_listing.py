@@ -134,8 +134,7 @@ class Listing:
 
     async def _merged(self, page: _Page) -> AsyncIterator[tuple[bytes, Any]]:
         """Go through the items of all partitions, in order; `page` returns those after one, with what they go by."""
-        everyone = range(len(self._deployment.parts))
-        pages = await asyncio.gather(*(page(partition, b"") for partition in everyone))
+        pages = await self._deployment.everywhere(lambda partition: page(partition, b""))
         heads = [(items[0][0], partition, 0) for partition, items in enumerate(pages) if items]
         heapq.heapify(heads)
         while heads:
@@ -153,10 +152,11 @@ class Listing:
 
     def _page(self, kind: str) -> _Page:
         async def page(partition: int, after: bytes) -> list[tuple[bytes, Any]]:
+            since = self._deployment.owned_since(partition)
             words: list[Word] = [kind, b"(" + after if after else b"-", _PAGE, _ROOM]
             return [
                 (member, (value, starts))
-                for member, value, starts in await self._deployment.look(partition, _scripts.PAGE, words)
+                for member, value, starts in await self._deployment.look(partition, _scripts.PAGE, words, since=since)
             ]
 
         return page

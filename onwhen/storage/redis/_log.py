@@ -141,6 +141,7 @@ class Log:
             key=keys.log,
             timeout=timeout,
         )
+        await deployment.check_run(partition)
         if answer is None:
             return []
         rows = answer[keys.log] if isinstance(answer, dict) else answer[0][1]
@@ -172,7 +173,8 @@ class Log:
         asked = list(positions)
         if not asked:
             return []
-        found = await self._deployment.look(partition, _scripts.PRESENT, ["log", *map(id_of, asked)])
+        since = self._deployment.owned_since(partition)
+        found = await self._deployment.look(partition, _scripts.PRESENT, ["log", *map(id_of, asked)], since=since)
         return [position for position, is_there in zip(asked, found, strict=True) if is_there]
 
     async def waiting(self, partition: int, keys: Collection[str]) -> Collection[str]:
@@ -180,7 +182,8 @@ class Log:
         asked = list(keys)
         if not asked:
             return []
-        found = await self._deployment.look(partition, _scripts.PRESENT, ["retries", *asked])
+        since = self._deployment.owned_since(partition)
+        found = await self._deployment.look(partition, _scripts.PRESENT, ["retries", *asked], since=since)
         return [key for key, is_there in zip(asked, found, strict=True) if is_there]
 
 

@@ -11,22 +11,17 @@ import itertools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-import hiredis
-from redis.asyncio.connection import Connection as Wire
-from redis.asyncio.connection import SSLConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
-from redis.maint_notifications import MaintNotificationsConfig
 
 from onwhen.storage.redis._address import Address, Endpoint
 from onwhen.storage.redis._failures import NOT_EXECUTED, code_of, failure, server_changed
+from onwhen.storage.redis._wires import Wire, abandon, close, create_wire, pack
 
-__all__ = ["Mark", "Node", "ServerInfo", "facts_of", "pack"]
+__all__ = ["Mark", "Node", "ServerInfo", "facts_of"]
 
-Mark = int
+Mark: TypeAlias = int
 """Which run of which server a connection leads to; a server that was started again, or promoted, has another one."""
 
 _BLOCKING: Final = 1_024  # connections for blocking reads to one server: on a Cluster one for each partition owned
@@ -77,12 +72,6 @@ class _Refused(Exception):
         self.error = error
 
 
-def pack(*command: bytes | str | int) -> bytes:
-    """Return a command in the form in which it is sent."""
-    packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub means any number of words
-    return packed
-
-
 _INFO: Final = pack("INFO", "server") + pack("INFO", "replication")
 
 
@@ -98,7 +87,6 @@ class Node:
         name: host and port, for messages.
         info: what it has said of itself, None before a connection is open.
         is_in_doubt: a connection to it was lost or refused; set here, and taken back by who has looked for another.
-        opened: connections that were opened (a count).
     """
 
     def __init__(self, endpoint: Endpoint, address: Address, *, is_sentinel: bool = False) -> None:
@@ -114,7 +102,6 @@ class Node:
         self._is_closed = False
         self.info: ServerInfo | None = None
         self.is_in_doubt = False
-        self.opened = 0
         self._mark: Mark = next(_marks)
         self._age = 0
 
@@ -167,7 +154,7 @@ class Node:
         idle = self._free + self._free_blocking
         self._free, self._free_blocking = [], []
         for line in idle:
-            await _close(line.wire)
+            await close(line.wire)
 
     async def close(self) -> None:
         """Close all connections, those in use as well; calls on them raise."""
@@ -180,13 +167,13 @@ class Node:
                     with suppress(RedisError, OSError):
                         await line.wire.disconnect()  # waits: over TLS both sides take leave of each other
         for line in lines:
-            await _close(line.wire)
+            await close(line.wire)
 
     def abandon(self) -> None:
         """Let go of connections whose event loop has ended, where nothing can be awaited any more."""
         self._is_closed = True
         for line in (*self._free, *self._free_blocking, *self._lent):
-            _abandon(line.wire)
+            abandon(line.wire)
         self._free, self._free_blocking, self._lent = [], [], set()
 
     async def _exchange(self, line: _Line, payload: bytes, replies: int, what: str, timeout: float) -> list[Any]:
@@ -203,13 +190,18 @@ class Node:
         except RedisError as error:
             if error.status_code == "LOADING":  # the driver closes the connection then, and what follows is not read
                 return [error] * replies
-            self.is_in_doubt = True
+            self._doubt()
             raise failure(error, what, self.name) from error
         except (OSError, TimeoutError) as error:
-            self.is_in_doubt = True
+            self._doubt()
             raise failure(error, what, self.name) from error
         line.is_clean = True
         return answers
+
+    def _doubt(self) -> None:
+        """Trust no connection that was opened before: of a host that has vanished each would be waited for in turn."""
+        self.is_in_doubt = True
+        self._age += 1
 
     @asynccontextmanager
     async def _line(self, what: str, *, blocking: bool) -> AsyncIterator[_Line]:
@@ -233,7 +225,7 @@ class Node:
             finally:
                 self._lent.discard(line)
                 if self._is_closed or line.age != self._age or not line.is_clean:
-                    await _close(line.wire)
+                    await close(line.wire)
                 elif line.wire.is_connected:
                     getattr(self, free).append(line)
         finally:
@@ -250,28 +242,29 @@ class Node:
                 is_usable = False
             if is_usable:
                 return line
-            await _close(line.wire)
+            await close(line.wire)
         return await self._open(what)
 
     async def _open(self, what: str) -> _Line:
-        wire = self._wire()
+        wire = create_wire(self.endpoint, self._address, is_sentinel=self._is_sentinel)
         try:
             async with asyncio.timeout(self._address.connect_timeout):
                 await wire.connect()  # type: ignore[no-untyped-call]
                 if self._is_sentinel:
-                    self.opened += 1
                     return _Line(wire, self._mark, self._age)
                 await wire.send_packed_command(_INFO, check_health=False)
                 texts = [await wire.read_response(), await wire.read_response()]
         except BaseException as error:
-            await _close(wire)
+            await close(wire)
             if code_of(error) in NOT_EXECUTED:
                 raise _Refused(error) from error
             if isinstance(error, RedisError | OSError | TimeoutError):
                 self.is_in_doubt = True
                 raise failure(error, what, self.name, was_sent=False) from error
             raise
-        self.opened += 1
+        if self._is_closed:
+            await close(wire)
+            raise failure(OSError("closed meanwhile"), what, self.name, was_sent=False)
         self._know(ServerInfo(run=_run(facts := facts_of(texts)), facts=facts))
         return _Line(wire, self._mark, self._age)
 
@@ -281,30 +274,6 @@ class Node:
             self._mark = next(_marks)
             self._age += 1
         self.info = info
-
-    def _wire(self) -> Wire:
-        address = self._address
-        sentinel = self._is_sentinel
-        options: dict[str, Any] = {}
-        if address.tls:
-            options["ssl_check_hostname"] = address.ssl_check_hostname
-            for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
-                if (value := getattr(address, name)) is not None:
-                    options[name] = value
-        return (SSLConnection if address.tls else Wire)(
-            host=self.endpoint[0],
-            port=self.endpoint[1],
-            db=0 if sentinel else address.db,
-            username=address.sentinel_username if sentinel else address.username,
-            password=address.sentinel_password if sentinel else address.password,
-            protocol=address.protocol,
-            socket_timeout=None,  # each exchange has one time-out for all of it, see `_exchange` and `_open`
-            socket_connect_timeout=address.connect_timeout,
-            retry=Retry(NoBackoff(), 0),  # what is sent again, and when, is decided where it is known what it is
-            driver_info=None,  # would need the right to CLIENT SETINFO, for nothing that the engine needs
-            maint_notifications_config=MaintNotificationsConfig(enabled=False),
-            **options,
-        )
 
 
 def facts_of(texts: Sequence[bytes]) -> dict[str, str]:
@@ -316,26 +285,3 @@ def facts_of(texts: Sequence[bytes]) -> dict[str, str]:
 def _run(facts: dict[str, str]) -> str:
     # The process, and the history that it goes on with: a replica that is promoted keeps its process.
     return f"{facts.get('run_id', '')} {facts.get('master_replid', '')}"
-
-
-async def _close(wire: Wire) -> None:
-    with suppress(RedisError, OSError):
-        await wire.disconnect(nowait=True)
-
-
-def _abandon(wire: Wire) -> None:
-    """Close a connection whose event loop is closed.
-
-    A transport closes its socket in a callback of its loop, which will not come. Without this the socket stays open
-    until the garbage collector finds it, and warns.
-    """
-    writer, wire._writer, wire._reader = wire._writer, None, None
-    transport = getattr(writer, "transport", None)
-    transport = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None) or transport
-    with suppress(RuntimeError, OSError):
-        if transport is not None:
-            transport.abort()
-    lost = getattr(transport, "_call_connection_lost", None)  # of asyncio's own transports
-    if lost is not None and getattr(transport, "_sock", None) is not None:
-        with suppress(RuntimeError, OSError):
-            lost(None)

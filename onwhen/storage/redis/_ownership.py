@@ -5,7 +5,6 @@ Belongs here: calls as words of scripts, and answers as records. It must not kno
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -55,20 +54,12 @@ class Ownership:
 
     async def renew(self, tokens: Mapping[int, Token], lease: float) -> Mapping[int, Renewed]:
         """Make leases run from now on; see `SharedStore.renew`."""
-        found = await asyncio.gather(
-            *(self._renew(partition, token, lease) for partition, token in tokens.items()), return_exceptions=True
-        )
-        renewed: dict[int, Renewed] = {}
-        for partition, one in zip(tokens, found, strict=True):
-            if isinstance(one, BaseException):
-                raise one
-            if one is not None:
-                renewed[partition] = one
-        return renewed
+        found = await self._deployment.everywhere(lambda number: self._renew(number, tokens[number], lease), tokens)
+        return {number: one for number, one in zip(tokens, found, strict=True) if one is not None}
 
     async def _renew(self, partition: int, token: Token, lease: float) -> Renewed | None:
         deployment = self._deployment
-        words = (token, int(lease * _MICROSECONDS))
+        words = (token, int(lease * _MICROSECONDS), _MEMORY)
         found = await deployment.at_once(partition, _scripts.RENEW, words, since=deployment.since(partition, token))
         if not found:
             deployment.disown(partition, token)
@@ -121,7 +112,7 @@ class Ownership:
 
 async def looks(deployment: Deployment) -> list[Any]:
     """Return what `LOOK` answers for each partition."""
-    return await asyncio.gather(*(deployment.look(number, _scripts.LOOK) for number in range(len(deployment.parts))))
+    return await deployment.everywhere(lambda number: deployment.look(number, _scripts.LOOK))
 
 
 class Outbox:
@@ -142,7 +133,7 @@ class Outbox:
         while (count := min(_PAGE, limit - len(found))) > 0 and room > 0:
             (rows,) = await deployment.read({partition: [("XRANGE", keys.out, start, "+", "COUNT", count)]})
             for id, (_, target, _, event) in rows:
-                found.append(Outgoing(position_of(id), int(target), Event.from_json(event)))
+                found.append(Outgoing(position_of(id), int(target), Event.restored(event)))
                 room -= len(event)
             if len(rows) < count:
                 break

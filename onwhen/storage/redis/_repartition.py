@@ -16,24 +16,25 @@ what is left of the old layout has to be removed. Two moves at a time do no harm
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from onwhen.errors import StoreCorrupt, StoreError, StoreFormatError, StoreInUse
-from onwhen.storage.redis import _scripts
-from onwhen.storage.redis._connection import Connection, Word
-from onwhen.storage.redis._copying import BookmarkRule, Copying, Progress, bookmarks_of, differing, undelivered
-from onwhen.storage.redis._deployment import FORMAT, MOST_PARTITIONS
-from onwhen.storage.redis._keys import DeploymentKeys, PartitionKeys
-from onwhen.storage.redis._lanes import refusal
-from onwhen.storage.redis._layouts import KINDS, Digest, Layout
+from onwhen.errors import StoreCorrupt, StoreError
+from onwhen.storage.redis._connection import Connection
+from onwhen.storage.redis._copying import BookmarksDiffer, Copying, Progress, bookmarks_of, undelivered
+from onwhen.storage.redis._deployment import MOST_PARTITIONS
+from onwhen.storage.redis._keys import DeploymentKeys
+from onwhen.storage.redis._layouts import Layout
+from onwhen.storage.redis._moves import Moves
+from onwhen.storage.redis._records import KINDS, Digest
 
-__all__ = ["Moved", "Repartition", "Survey"]
+if TYPE_CHECKING:
+    from onwhen.storage.redis._store import RedisStore
 
-_CLOSED: Final = "moving"  # what a partition is marked with while it is closed
-_MICROSECONDS: Final = 1_000_000
+__all__ = ["BookmarksDiffer", "Moved", "Repartition", "Survey", "repartitioning"]
+
 _CATCH_UP: Final = 60.0  # seconds that replicas may take to have all that was copied
 _AGAIN: Final = 0.1  # seconds
 _MOVED_ONCE: Final = ("subjects", "events", "timers", "retries", "dead letters", "history")
@@ -83,23 +84,13 @@ class Moved:
     undelivered: int
 
 
-@dataclass(frozen=True, slots=True)
-class _State:
-    """What the deployment's meta says."""
-
-    partitions: int
-    layout: int
-    moving: str
-    leaving: tuple[tuple[int, int], ...]
-
-
 class Repartition:
     """Moves what is kept under one prefix.
 
     Args:
         connection: the way there; open.
         keys: names of the deployment's keys.
-        bookmarks: decides about bookmarks that differ where they come together.
+        forget_bookmarks: leave out bookmarks that come together with different values; else they are an error.
         progress: called with a kind of records and how many more of it were done.
     """
 
@@ -108,12 +99,12 @@ class Repartition:
         connection: Connection,
         keys: DeploymentKeys,
         *,
-        bookmarks: BookmarkRule = lambda name, values: None,
+        forget_bookmarks: bool = False,
         progress: Progress = lambda kind, number: None,
     ) -> None:
         self._connection = connection
-        self._keys = keys
-        self._bookmarks = bookmarks
+        self._moves = Moves(connection, keys)
+        self._forget_bookmarks = forget_bookmarks
         self._progress = progress
 
     # -- what can be asked for
@@ -124,8 +115,8 @@ class Repartition:
         Args:
             partitions: how many there are to be (a count).
         """
-        state = await self._state()
-        old = self._layout(state.layout, state.partitions)
+        state = await self._moves.state()
+        old = self._moves.layout(state.layout, state.partitions)
         counts = dict.fromkeys(KINDS, 0)
         sizes = [0] * _valid(partitions)
         for partition in range(old.partitions):
@@ -136,8 +127,8 @@ class Repartition:
                 sizes[record.crc % partitions] += 1
         return Survey(
             before=state.partitions,
-            workers=await self._workers(),
-            owners=await self._owners(old),
+            workers=await self._moves.workers(),
+            owners=await self._moves.owners(old),
             counts=counts,
             undelivered=sum([1 async for _ in undelivered(self._connection, old)]),
             largest=max(sizes),
@@ -155,34 +146,38 @@ class Repartition:
         Raises:
             StoreInUse: workers live, or own partitions; nothing was changed.
             StoreFormatError: there is no deployment, or another version of onwhen has made it.
+            BookmarksDiffer: some would have to be forgotten; nothing was changed.
             StoreCorrupt: what was copied is not what was read; the old layout is as it was, and open.
             StoreError: it was cut short. Run it again, or undo it.
             ValueError: there cannot be so many partitions, or there are as many already.
         """
-        await self._clean()
-        state = await self._state()
+        moves = self._moves
+        await moves.clean()
+        state = await moves.state()
         if state.partitions == _valid(partitions) and not state.moving:
             raise ValueError(f"there are {partitions} partitions already")
-        old = self._layout(state.layout, state.partitions)
-        await self._refuse_workers(old)
-        for name in await self._differing(old, partitions):
-            raise differing(name, old.partitions)
-        moving = await self._begin(partitions, state.layout)
-        await self._close(old, moving)
+        old = moves.layout(state.layout, state.partitions)
+        await moves.refuse_workers(old)
+        for name in () if self._forget_bookmarks else await self._differing(old, partitions):
+            raise BookmarksDiffer(name, old.partitions)
+        move = await moves.begin(partitions, state.layout)
+        await moves.close(old, move)
         await self._caught_up(old)
-        new = self._layout(int(moving.split()[0]), partitions)
-        copying = Copying(self._connection, old, new, self._bookmarks, self._progress)
-        await copying.run()
-        problem = await self._problem(copying, old, new)
-        if problem:
+        new = moves.layout(move.layout, partitions)
+        copying = Copying(self._connection, old, new, self._progress, forget_bookmarks=self._forget_bookmarks)
+        try:
+            await copying.run()
+            await self._compare(copying, old, new)
+        except BookmarksDiffer:  # since we have looked
             await self.undo()
-            raise StoreCorrupt(f"{problem}; nothing was changed, and there are {old.partitions} partitions as before")
+            raise
+        except StoreCorrupt as error:
+            await self.undo()
+            raise StoreCorrupt(f"{error}; all is as it was, in {old.partitions} partitions") from error
         await self._caught_up(new)
-        mark = f"{FORMAT} {new.number} {partitions}"
-        await self._connection.ask_many([("HSET", keys.meta, "format", mark) for keys in new.keys])
-        await self._switch(moving, new)
+        await moves.switch(move, new)
         await self._caught_up(new)  # before the old one goes
-        await self._clean()
+        await moves.clean()
         return Moved(
             before=old.partitions,
             after=partitions,
@@ -196,61 +191,24 @@ class Repartition:
         Returns:
             False if there is none: none was begun, or it has come too far to be undone.
         """
-        await self._clean()
-        state = await self._state()
+        moves = self._moves
+        await moves.clean()
+        state = await moves.state()
         if not state.moving:
             return False
         # Ours from now on: somebody who still moves cannot switch any more, before the old partitions are open.
-        moving = await self._begin(state.partitions, state.layout)
-        await self._give_up(self._layout(state.layout, state.partitions), moving)
+        move = await moves.begin(state.partitions, state.layout)
+        await moves.give_up(moves.layout(state.layout, state.partitions), move)
         return True
 
-    # -- the steps
+    # -- what has to be seen to
 
-    async def _begin(self, partitions: int, layout: int) -> str:
-        """Note that a move is under way, and remove what an earlier one has copied."""
-        answer = await self._step("begin", partitions, secrets.token_hex(8), layout)
-        if answer == b"OTHER":
-            raise _overtaken()
-        await self._clean()
-        return str(answer.decode())
+    async def _compare(self, copying: Copying, old: Layout, new: Layout) -> None:
+        """Read all that was copied, and see that it is what was to be.
 
-    async def _close(self, old: Layout, moving: str) -> None:
-        """Close all partitions; if somebody owns one, open them again."""
-        for partition, keys in enumerate(old.keys):
-            answer = await self._gate(old, keys, 1)
-            if isinstance(answer, list):
-                await self._give_up(old, moving)
-                raise _in_use({partition: answer[0].decode()}, ())
-        if (await self._state()).moving != moving:
-            raise _overtaken()
-
-    async def _give_up(self, old: Layout, moving: str) -> None:
-        for keys in old.keys:
-            await self._gate(old, keys, 0)
-        await self._step("end", moving)
-        await self._clean()
-
-    async def _gate(self, old: Layout, keys: PartitionKeys, is_closed: int) -> Any:
-        mark = f"{FORMAT} {old.number} {old.partitions}"
-        answer = await self._connection.run(_scripts.CLOSE, [keys.meta], [mark, _CLOSED, is_closed])
-        if answer == b"BADFMT":
-            raise refusal(answer, keys)
-        return answer
-
-    async def _switch(self, moving: str, new: Layout) -> None:
-        if await self._step("switch", moving) == b"OTHER":
-            await new.remove()  # perhaps written again since it was removed
-            raise _overtaken()
-
-    async def _clean(self) -> None:
-        """Remove what is left of layouts that do not count any more."""
-        for number, partitions in (await self._state()).leaving:
-            await self._layout(number, partitions).remove()
-            await self._step("cleaned", f"{number}:{partitions}")
-
-    async def _problem(self, copying: Copying, old: Layout, new: Layout) -> str:
-        """Read all that was copied, and compare it with what was to be; "" if that is the same."""
+        Raises:
+            StoreCorrupt: it is not.
+        """
         found, counts = Digest(), dict.fromkeys(KINDS, 0)
         for partition in range(old.partitions):
             for kind, size in (await old.sizes(partition)).items():
@@ -259,95 +217,67 @@ class Repartition:
         for partition in range(new.partitions):
             async for record in new.records(partition):
                 if record.crc is not None and record.crc % new.partitions != partition:
-                    return f"{record.kind} were found in partition {partition} that belong elsewhere"
+                    raise StoreCorrupt(f"{record.kind} were found in partition {partition} that belong elsewhere")
                 found.add(record)
                 self._progress("compared", 1)
-        differences = copying.expected.differences(found)
-        if differences:
-            return f"what was written is not what was read: {', '.join(differences)}"
-        missed = [kind for kind in _MOVED_ONCE if counts[kind] != found.counts[kind]]
-        if missed:
-            return f"not all was read, or too much: {', '.join(missed)}"
-        return ""
+        if differences := copying.expected.differences(found):
+            raise StoreCorrupt(f"what was written is not what was read: {', '.join(differences)}")
+        if missed := [kind for kind in _MOVED_ONCE if counts[kind] != found.counts[kind]]:
+            raise StoreCorrupt(f"not all was read, or too much: {', '.join(missed)}")
 
     async def _caught_up(self, layout: Layout) -> None:
         """Wait until the replicas have what was written: one of them may have to take over."""
-        for keys in layout.keys:
-            wanted: int | None = None
+        try:
             async with asyncio.timeout(_CATCH_UP):
-                while True:
-                    offset, replicas = _replication(await self._connection.ask("INFO", "replication", key=keys.meta))
-                    wanted = offset if wanted is None else wanted
-                    if all(replica >= wanted for replica in replicas):
-                        break
-                    await asyncio.sleep(_AGAIN)
+                for keys in layout.keys:
+                    await self._caught_up_with(keys.meta)
+        except TimeoutError:
+            raise StoreError(
+                f"a replica of {self._connection} does not catch up within {_CATCH_UP:g} s; see to it, and run onwhen "
+                f"repartition again"
+            ) from None
 
-    # -- what is known
-
-    def _layout(self, number: int, partitions: int) -> Layout:
-        return Layout(self._connection, self._keys, number, partitions)
-
-    async def _step(self, step: str, *words: Word) -> Any:
-        answer = await self._connection.run(_scripts.MOVE, [self._keys.meta], [FORMAT, step, *words])
-        if answer == b"BADFMT":
-            raise StoreFormatError(
-                f"there is no deployment {self._keys.prefix!r} on Redis {self._connection} that this version of onwhen "
-                f"has made"
-            )
-        return answer
-
-    async def _state(self) -> _State:
-        answer: list[str] = [(word or b"").decode() for word in await self._step("look")]
-        _, partitions, layout, moving, leaving, *_ = answer
-        left = [item.split(":") for item in leaving.split()]
-        return _State(int(partitions), int(layout), moving, tuple((int(a), int(b)) for a, b in left))
-
-    async def _refuse_workers(self, old: Layout) -> None:
-        workers, owners = await self._workers(), await self._owners(old)
-        if workers or owners:
-            raise _in_use(owners, workers)
-
-    async def _workers(self) -> tuple[str, ...]:
-        found = await self._connection.run(_scripts.BEAT, [self._keys.workers], ["", 0, ""])
-        return tuple(sorted(id.decode() for id, _, _ in found))
-
-    async def _owners(self, old: Layout) -> dict[int, str]:
-        owners: dict[int, str] = {}
-        for partition, keys in enumerate(old.keys):
-            facts = await old.facts(partition)
-            seconds, micros = await self._connection.ask("TIME", key=keys.meta)
-            if b"token" in facts and int(facts[b"until"]) > int(seconds) * _MICROSECONDS + int(micros):
-                owners[partition] = facts[b"worker"].decode()
-        return owners
+    async def _caught_up_with(self, key: bytes) -> None:
+        wanted: int | None = None
+        while True:
+            offset, replicas = _replication(await self._connection.ask("INFO", "replication", key=key))
+            wanted = offset if wanted is None else wanted
+            if all(replica >= wanted for replica in replicas):
+                return
+            await asyncio.sleep(_AGAIN)
 
     async def _differing(self, old: Layout, partitions: int) -> list[str]:
-        """Return the names of bookmarks that would come together with different values, and nobody can choose."""
+        """Return the names of bookmarks that would come together with different values."""
         return sorted(
             {
                 name
                 for found in (await bookmarks_of(old, partitions)).values()
                 for name, values in found.items()
-                if len(values) > 1 and self._bookmarks(name, values) is None
+                if len(values) > 1
             }
         )
+
+
+@asynccontextmanager
+async def repartitioning(store: RedisStore, **options: Any) -> AsyncIterator[Repartition]:
+    """Give what moves a store, which is not opened for that: one that is on its way cannot be.
+
+    Args:
+        store: where it is.
+        **options: see `Repartition`.
+    """
+    deployment = store._deployment
+    await deployment.connection.open()
+    try:
+        yield Repartition(deployment.connection, deployment.keys, **options)
+    finally:
+        await deployment.connection.close()
 
 
 def _valid(partitions: int) -> int:
     if not 1 <= partitions <= MOST_PARTITIONS:
         raise ValueError(f"partitions={partitions} must be from 1 to {MOST_PARTITIONS:,}")
     return partitions
-
-
-def _in_use(owners: Mapping[int, str], workers: Sequence[str]) -> StoreInUse:
-    names = sorted({*workers, *owners.values()})
-    owned = f", who own partitions {', '.join(map(str, sorted(owners)))}" if owners else ""
-    return StoreInUse(
-        f"workers live: {', '.join(names)}{owned}; stop them first, or wait until their leases have run out"
-    )
-
-
-def _overtaken() -> StoreError:
-    return StoreError("somebody else has begun another move, or has undone this one; look what there is now")
 
 
 def _replication(answer: bytes | str) -> tuple[int, list[int]]:

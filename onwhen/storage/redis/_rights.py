@@ -41,8 +41,8 @@ ON_KEYS: Final = (
     "ZCARD",
     "ZRANGE",
     "ZRANGEBYLEX",
+    "ZRANGEBYSCORE",
     "ZREM",
-    "ZREMRANGEBYSCORE",
     "ZSCORE",
 )
 """Commands that scripts call, or that are sent as they are. Repartitioning needs LRANGE, UNLINK and ZRANGE."""

@@ -5,7 +5,7 @@ Belongs here: their texts, from the files beside this module, put together. It m
 All but `FOUND`, `MARK` and `BEAT` get the keys of `PartitionKeys.fixed`. Those that write get ARGV that begins with
 format, client, epoch, the low part of new ids and that of ids of timers, here called HEAD, and they may answer:
 BADFMT, the partition is not of this format, layout or number of partitions; STALE, a later call of this client has
-come before. Both mean that nothing was done.
+come before (no epoch: that does not matter). Both mean that nothing was done.
 """
 
 from __future__ import annotations
@@ -60,9 +60,10 @@ The only one that a full server refuses, beside those that make a deployment.
 """
 
 COMMIT: Final = _script("commit", "allow-oom")
-"""HEAD, `=` and the token or nothing, window, length of the history, count of commits; for each: id of what is handled, the version
-that was loaded, the new one (nothing: no write; `-`: remove), count of the words of properties, count of further
-words, those of properties, the further ones (see `uncommon` in the script). KEYS go on with one subject for each.
+"""HEAD, `=` and the token or nothing, window, length of the history, count of commits; for each: id of what is
+handled, the version that was loaded, the new one (nothing: no write; `-`: remove), count of the words of properties,
+count of further words, those of properties, the further ones (see `uncommon` in the script). KEYS go on with one
+subject for each.
 
 Answers FENCED, or for each commit: 0 stored, 1 done before, 2 another version; the order number of the first message,
 if it is stored and has any; BADREQ, or BADKEY and a key that is not what it should be, if it was refused.
@@ -93,8 +94,8 @@ ACQUIRE: Final = _script("acquire", "allow-oom")
 (1 or 0), and how often it was touched."""
 
 RENEW: Final = _script("renew", "allow-oom")
-"""HEAD, token, lease (microseconds). Answers how often it was touched, as a list of one; an empty one if the token is
-not the partition's."""
+"""HEAD, token, lease (microseconds), how long what was delivered is remembered (microseconds). Answers how often it was
+touched, as a list of one; an empty one if the token is not the partition's."""
 
 RELEASE: Final = _script("release", "allow-oom")
 """HEAD, token. Answers whether it was the partition's (1 or 0)."""

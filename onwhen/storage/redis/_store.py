@@ -6,6 +6,7 @@ It must not know of keys or commands.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Final
 
@@ -173,20 +174,24 @@ class RedisStore:
         """Return a subject; see `Store.load`."""
         return await self._listing.load(subject)
 
-    async def commit(self, commit: Commit) -> CommitResult:
+    def commit(self, commit: Commit) -> asyncio.Future[CommitResult]:
         """Store one turn's effects; see `Store.commit`."""
-        deployment = self._deployment
-        partition = commit.partition
-        job = job_of(
-            commit,
-            deployment.part(partition),
-            self._commit_kind,
-            self.partitions,
-            deployment.version,
-            with_history=self._history > 0,
-        )
-        result: CommitResult = await deployment.lane(partition).do(job)
-        return result
+        try:
+            deployment = self._deployment
+            partition = commit.partition
+            job = job_of(
+                commit,
+                deployment.part(partition),
+                self._commit_kind,
+                self.partitions,
+                deployment.version,
+                with_history=self._history > 0,
+            )
+            return deployment.lane(partition).begin(job)
+        except StoreError as error:
+            refused: asyncio.Future[CommitResult] = asyncio.get_running_loop().create_future()
+            refused.set_exception(error)
+            return refused
 
     def subjects(self, prefix: str = "") -> AsyncIterator[SubjectRecord]:
         """Go through the stored subjects; see `Store.subjects`."""

@@ -47,7 +47,7 @@ RETRY_COLUMNS: Final = (
 DEAD_COLUMNS: Final = "n, id, subject, rule, attempts, first_failed, time, failure, event"
 HISTORY_COLUMNS: Final = "n, time, subject, rule, event, write"
 
-_event: Final = Event.from_json
+_event: Final = Event.restored
 
 
 # -- records to rows

@@ -21,7 +21,6 @@ __all__ = ["SLOTS", "RedisCluster"]
 
 SLOTS: Final = 16_384
 _PATIENCE: Final = 30.0  # seconds
-_KEYS: Final = 50  # that are moved at once
 
 
 class RedisCluster:
@@ -130,13 +129,14 @@ class RedisCluster:
         old.start()
         self.until_ok()
 
-    def migrate_slot(self, slot: int, to: RedisServer | None = None, *, pause: float = 0.0) -> int:
+    def migrate_slot(self, slot: int, to: RedisServer | None = None, *, bunch: int = 50, pause: float = 0.0) -> int:
         """Move a slot to another master, key by key, while clients go on using it; returns how many keys it had.
 
         Args:
             slot: which.
             to: master that gets it; the next one after its owner if None.
-            pause: wait so long between two bunches of keys, so that more happens meanwhile (seconds).
+            bunch: how many keys are moved at once (a count).
+            pause: wait so long between two bunches, so that more happens meanwhile (seconds).
 
         Raises:
             ServerFailed: one of the servers has refused, or is too slow.
@@ -151,7 +151,7 @@ class RedisCluster:
             there.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source])
             here.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target])
             moved, deadline = 0, time.monotonic() + _PATIENCE
-            while keys := here.ask("CLUSTER", "GETKEYSINSLOT", slot, _KEYS):
+            while keys := here.ask("CLUSTER", "GETKEYSINSLOT", slot, bunch):
                 names = [key.encode(errors="surrogateescape") for key in keys if isinstance(key, str)]
                 here.ask("MIGRATE", HOST, target.port, "", 0, 5000, "KEYS", *names)
                 moved += len(names)

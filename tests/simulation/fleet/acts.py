@@ -91,8 +91,8 @@ class Acts:
             machine, partition, call, lambda time, answers: Appended(time, partition, tuple(events), tuple(answers))
         )
 
-    async def commit(self, machine: int, commit: Commit, batch: int | None, by: str = "engine") -> CommitResult:
-        call = self.store.commit(commit, batch)
+    async def commit(self, machine: int, commit: Commit, by: str = "engine") -> CommitResult:
+        call = self.store.commit(commit)
         return await self._done(
             machine, commit.partition, call, lambda time, result: Committed(time, commit, result, by)
         )
@@ -159,5 +159,5 @@ class Acts:
 
     def write_past(self, commit: Commit) -> Answer:
         """Commit as somebody does who knows of no engine."""
-        result: CommitResult = inline(self.commit(0, commit, None, "stranger"))
+        result: CommitResult = inline(self.commit(0, commit, "stranger"))
         return result.answer

@@ -1,9 +1,10 @@
 """A machine's way to the server: slow, forgetful, out of order, and cut when a partition fails over.
 
 Belongs here: what may happen to a call on its way and back, as with a server behind a network: an error says nothing
-about the effect, which may also come long after it, when others have made theirs; calls of one machine to one partition
-take effect in the order in which they were made, unless one of them has failed. An owner's calls are numbered, and the
-server refuses one that a later one has overtaken. It must not know what the calls are about.
+about the effect, which may also come long after it, when others have made theirs. What a real store does about that is
+done here too: a call that was given up is refused once the machine's next one has come, and one that carries a token is
+not sent to another run of the server than that which has given the partition away. It must not know what the calls are
+about.
 """
 
 from __future__ import annotations
@@ -57,10 +58,12 @@ class Call:
         partitions: which ones it is about.
         answer: what the caller waits for.
         is_cut: the connection is gone; what is not done yet never is.
+        epochs: of each partition that it changes, how often such a call was given up before.
+        runs: of each partition whose token it carries, which run of the server has to answer.
         is_waiting: it waits at the server for something to come.
     """
 
-    __slots__ = ("_fail", "answer", "is_cut", "is_waiting", "partitions", "what")
+    __slots__ = ("_fail", "answer", "epochs", "is_cut", "is_waiting", "partitions", "runs", "what")
 
     def __init__(
         self,
@@ -74,6 +77,8 @@ class Call:
         self.answer = answer
         self.is_cut = False
         self.is_waiting = False
+        self.epochs: Sequence[tuple[int, int]] = ()
+        self.runs: Sequence[tuple[int, int]] = ()
         self._fail = fail
 
     def cut(self) -> None:
@@ -97,8 +102,9 @@ class Connection:
         self._loop = machine.world.loop
         self._overdue = 0.0  # when the last call is done that was said to have failed; later ones are behind it
         self._free: dict[int, float] = {}  # when the next effect on a partition may be
-        self._batches = 0
-        self._known: dict[int, int] = {}  # partition -> how often it had failed over when we last heard of it
+        self._epochs: dict[int, int] = {}  # partition -> how often a call that changes it was given up
+        self._owned: dict[int, int] = {}  # partition -> run of its server when it was acquired
+        self._known: dict[int, int] = {}  # partition -> how often we have heard of another server
 
     @property
     def partitions(self) -> int:
@@ -110,7 +116,15 @@ class Connection:
 
     # -- the way there and back
 
-    async def _call(self, what: str, effect: _Effect, partitions: Collection[int] = (), *, writes: bool = False) -> Any:
+    async def _call(
+        self,
+        what: str,
+        effect: _Effect,
+        partitions: Collection[int] = (),
+        *,
+        writes: bool = False,
+        as_owner: bool = False,
+    ) -> Any:
         loop, world = self._loop, self._world
         answer: asyncio.Future[Any] = loop.create_future()
         if not self._machine.is_alive:
@@ -119,6 +133,10 @@ class Connection:
         fate = world.fate(what, writes)
         if self._has_failed_over(call):
             fate = fate.instead("before", "the connection was closed")
+        if writes:
+            call.epochs = [(partition, self._epochs.get(partition, 0)) for partition in partitions]
+        if as_owner:
+            call.runs = [(partition, self._owned[partition]) for partition in partitions if partition in self._owned]
         now = loop.time()
         at = max(now + fate.there, self._overdue + _APART)
         if fate.kind == "before":
@@ -159,8 +177,8 @@ class Connection:
         if call.is_cut and not call.answer.done():
             self._fail(call, "the connection is cut")
         elif not call.is_cut:
-            if any(self._world.is_down(partition) for partition in call.partitions):
-                self._fail(call, "nobody answers")
+            if reason := self._refused(call):
+                self._fail(call, reason)
                 return
             try:
                 result = inline(effect())
@@ -174,8 +192,20 @@ class Connection:
             elif fate.kind == "fine":
                 self._at(self._loop.time() + fate.back, _tell, call, result)
 
+    def _refused(self, call: Call) -> str:
+        """Return why a call is not let in; "" if it is."""
+        if any(self._world.is_down(partition) for partition in call.partitions):
+            return "nobody answers"
+        if any(self._world.runs[partition] != run for partition, run in call.runs):
+            return "it is another run of the server"
+        machine = self._machine.number
+        entered = [self._acts.part(partition).enter(machine, epoch) for partition, epoch in call.epochs]
+        return "" if all(entered) else "it was given up"
+
     def _fail(self, call: Call, how: str) -> None:
         if not call.answer.done():
+            for partition, epoch in call.epochs:
+                self._epochs[partition] = max(self._epochs.get(partition, 0), epoch + 1)
             self._world.note(Fault(self._loop.time(), f"m{self._machine.number} {call.what}: {how}"))
             error = StoreFull if how == "full" else StoreError
             self._raise(call, error(f"{call.what}: {how}"))
@@ -225,10 +255,10 @@ class Connection:
             event.detach()
         for timer in commit.timers:
             timer.event.detach()
-        self._batches += 1
-        batch = self._batches if commit.token is not None else None
-        effect = partial(self._acts.commit, self._machine.number, commit, batch)
-        result: CommitResult = await self._call("commit", effect, (commit.partition,), writes=True)
+        effect = partial(self._acts.commit, self._machine.number, commit)
+        result: CommitResult = await self._call(
+            "commit", effect, (commit.partition,), writes=True, as_owner=commit.token is not None
+        )
         return result
 
     async def promote(self, partition: int, after: Position | None) -> Promoted:
@@ -272,13 +302,25 @@ class Connection:
     # -- and of one that is shared
 
     async def acquire(self, partition: int, token: Token, worker: str, lease: float) -> Acquired | None:
+        run = self._owned[partition] = self._world.runs[partition]
         effect = partial(self._acts.acquire, self._machine.number, partition, token, worker, lease)
-        result: Acquired | None = await self._call("acquire", effect, (partition,), writes=True)
+        result: Acquired | None = await self._call("acquire", effect, (partition,), writes=True, as_owner=True)
+        if result is not None:
+            self._owned[partition] = run
         return result
 
     async def renew(self, tokens: Mapping[int, Token], lease: float) -> Mapping[int, Renewed]:
-        effect = partial(self._acts.renew, self._machine.number, dict(tokens), lease)
-        result: Mapping[int, Renewed] = await self._call("renew", effect, tuple(tokens), writes=True)
+        found: dict[int, Renewed] = {}
+        calls = [self._renew(partition, token, lease) for partition, token in tokens.items()]
+        for one in await asyncio.gather(*calls, return_exceptions=True):
+            if isinstance(one, BaseException):
+                raise one
+            found |= one
+        return found
+
+    async def _renew(self, partition: int, token: Token, lease: float) -> Mapping[int, Renewed]:
+        effect = partial(self._acts.renew, self._machine.number, {partition: token}, lease)
+        result: Mapping[int, Renewed] = await self._call("renew", effect, (partition,), writes=True, as_owner=True)
         return result
 
     async def release(self, partition: int, token: Token) -> bool:

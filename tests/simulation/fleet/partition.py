@@ -64,7 +64,7 @@ class State:
     delivered: dict[tuple[str, str], datetime] = field(default_factory=dict)
     window: dict[Hashable, Position] = field(default_factory=dict)
     bookmarks: dict[str, str] = field(default_factory=dict)
-    batches: dict[Token, int] = field(default_factory=dict)
+    fences: dict[int, int] = field(default_factory=dict)
     token: Token | None = None
     owner: str = ""
     expires: datetime = _EPOCH
@@ -202,30 +202,30 @@ class Partition:
 
     # -- commits
 
-    def commit(self, commit: Commit, batch: int | None = None) -> CommitResult | None:
-        """Store one turn's effects; see `Store.commit`.
+    def enter(self, client: int, epoch: int) -> bool:
+        """Tell whether a call of a client is let in: one that it has given up is not, once a later one has come.
 
         Args:
-            commit: all of it.
-            batch: grows with each call of a token's owner; None for a commit without a token.
-
-        Returns:
-            None if a later batch of the token came before.
+            client: who calls.
+            epoch: grows each time that it has given up a call (a count).
         """
+        fences = self.state.fences
+        if epoch < fences.get(client, 0):
+            return False
+        fences[client] = epoch
+        return True
+
+    def commit(self, commit: Commit) -> CommitResult:
+        """Store one turn's effects; see `Store.commit`."""
         state = self.state
-        if commit.token is not None:
-            if commit.token != state.token:
-                return CommitResult(Answer.FENCED)
-            if batch is not None and batch <= state.batches.get(commit.token, 0):
-                return None
+        if commit.token is not None and commit.token != state.token:
+            return CommitResult(Answer.FENCED)
         if self._is_done(state, commit):
             return CommitResult(Answer.DONE)
         stored = state.subjects.get(commit.subject)
         if commit.version != (None if stored is None else stored.version):
             return CommitResult(Answer.CONFLICT)
         state = self._change()
-        if commit.token is not None and batch is not None:
-            state.batches[commit.token] = batch
         version = commit.version
         if commit.write is not None:
             version = self._write(state, commit.subject, stored, commit.write)
@@ -343,7 +343,6 @@ class Partition:
         if token != state.token:
             state.was_released = state.token is None
             state.token, state.owner = token, worker
-            state.batches = {}
         state.expires = now + timedelta(seconds=lease)
         return Acquired(was_released=state.was_released, touched=state.touched)
 

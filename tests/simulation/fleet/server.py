@@ -181,12 +181,10 @@ class ModelStore:
         stored = self.server.of(subject).state.subjects.get(subject)
         return stored or SubjectRecord(name=subject, properties={}, ext={})
 
-    async def commit(self, commit: Commit, batch: int | None = None) -> CommitResult:
+    async def commit(self, commit: Commit) -> CommitResult:
         part = self._parts[commit.partition]
         entry = _history_of(part, commit) if self.server.history.maxlen else None
-        result = part.commit(commit, batch)
-        if result is None:
-            raise StoreError("a later batch of this owner came before")
+        result = part.commit(commit)
         if result.answer is Answer.OK:
             if entry is not None:
                 self.server.history.append(entry)

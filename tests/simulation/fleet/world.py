@@ -30,7 +30,7 @@ from tests.simulation.world import chance_is_drawn_from, without_collections
 __all__ = ["Fate", "FleetWorld"]
 
 _MOST_STEPS: Final = 400_000  # callbacks in one world (a count); it needs some ten thousand
-_PATIENCE: Final = 240.0  # seconds until all has to be at rest, once nothing goes wrong any more
+_PATIENCE: Final = 400.0  # seconds until all has to be at rest, once nothing goes wrong any more
 _WAIT: Final = 15.0  # seconds until whoever is not done yet is helped by that
 _LOOK: Final = 0.25  # seconds between looks at whether all is at rest
 
@@ -81,7 +81,8 @@ class FleetWorld:
             keep=8 if plan.faults.fail_overs else 0,
         )
         self.acts = Acts(self.server, self)
-        self.fail_overs = [0] * plan.partitions
+        self.fail_overs = [0] * plan.partitions  # that everybody hears of
+        self.runs = [0] * plan.partitions  # how many servers each partition has seen before
         self._down = [0.0] * plan.partitions
         self._under_way: dict[Call, None] = {}
         self._machines: dict[int, Machine] = {}
@@ -156,6 +157,8 @@ class FleetWorld:
         self._start(ProducerMachine(self, self._next(), self._skew(), upset, place, still_open))
 
     def _start(self, machine: Machine) -> None:
+        if self._is_ending:
+            return
         self._machines[machine.number] = machine
         machine.start()
 
@@ -235,8 +238,8 @@ class FleetWorld:
         self.acts.fail_over(partition, fail_over.loses, fail_over.is_silent)
         self.clocks[partition]._ahead = fail_over.ahead
         self._down[partition] = self.time + fail_over.down
-        if not fail_over.is_silent:
-            self.fail_overs[partition] += 1
+        self.runs[partition] += 1
+        self.fail_overs[partition] += not fail_over.is_silent
         for call in list(self._under_way):
             if partition in call.partitions and not (call.is_waiting and fail_over.is_silent):
                 call.cut()
@@ -288,9 +291,10 @@ class FleetWorld:
             while not await self._is_at_rest():
                 if self.time > until:
                     stats = inline(self.acts.store.stats())
-                    raise RuntimeError(f"no rest after {_PATIENCE:g} s: {stats}; not accepted: {self._open()}")
+                    owners = [part.look().owner for part in self.server.partitions]
+                    raise RuntimeError(f"no rest after {_PATIENCE:g} s: {stats}; {owners}; open: {self._open()}")
                 await self._operator.sleep(_LOOK)
-            self._is_ending = True
+            self._is_ending, until = True, self.time + _PATIENCE
             for machine in list(self._machines.values()):
                 if machine is not self._operator:
                     machine.stop()
@@ -310,6 +314,9 @@ class FleetWorld:
         waits = {entry.event.subject for part in parts for entry in part.state.log.values()}
         waits |= {retry.subject for retry in retries}
         if not waits <= parked or self._is_between() or any(part.state.timers for part in parts):
+            return False
+        living = {machine.worker.id for machine in self._of(WorkerMachine)}
+        if not all(part.look().owner in living for part in parts):
             return False
         if letters:
             for id in letters:

@@ -18,7 +18,7 @@ from onwhen.errors import StoreError
 from onwhen.storage.redis import RedisStore, create_redis_storage
 from onwhen.storage.redis._connection import Connection, Script
 from onwhen.storage.redis._rights import ON_KEYS, rules
-from onwhen.testing.servers import RedisServer
+from onwhen.testing.servers import RedisCluster, RedisServer
 
 HERE = Path(onwhen.storage.redis.__file__).parent
 NOW = datetime.now(UTC)
@@ -38,6 +38,10 @@ def server() -> Iterator[RedisServer]:
         yield server
 
 
+def event_of(type: str, subject: str) -> Event:
+    return Event(id=f"{type} {subject}", source="test", type=type, subject=subject, time=NOW)
+
+
 def _commands(pattern: str, *files: Path) -> set[str]:
     return {"|".join(filter(None, found)) for file in files for found in re.findall(pattern, file.read_text())}
 
@@ -46,23 +50,30 @@ def test_the_list_has_every_command_that_is_used_and_no_other() -> None:
     """What scripts call, and what is sent as it is."""
     in_lua = _commands(r"(?:call|in_chunks)\('([A-Z]+)'(?:, '(STREAM)')?", *(HERE / "lua").glob("*.lua"))
     sources = [file for file in HERE.glob("*.py") if file.name not in ("_checks.py", "_rights.py")]
-    in_python = _commands(r"(?:\b(?:ask|block|pack)|[\[( ])\(\s*\"([A-Z]+)\",(?: \"(STREAM)\")?", *sources)
+    in_python = _commands(r"(?:\b(?:ask|block|pack)|[\[( *])\(\s*\"([A-Z]+)\",(?: \"(STREAM)\")?", *sources)
     used = in_lua | in_python
     assert {"XADD", "XINFO|STREAM", "XREAD", "EVALSHA", "TIME"} <= used  # the patterns do find something
-    ours = {"CLUSTER", "EVAL", "EVALSHA", "INFO", "SENTINEL"}
-    assert used - ours == set(ON_KEYS) - {"ASKING"}
+    others = {"CLUSTER", "EVAL", "EVALSHA", "INFO", "SENTINEL", "LIMIT"}  # about no key, or no command
+    assert used - others == set(ON_KEYS)
+
+
+def test_the_docs_name_these_rights() -> None:
+    """Word by word, for people to copy."""
+    docs = (Path(__file__).parents[3] / "docs" / "operating.md").read_text()
+    words = " ".join(docs.replace("\\\n", " ").split())
+    line = f"ACL SETUSER onwhen on >PASSWORD {rules('onwhen')}"
+    assert f"{line} " in words, f"put this into docs/operating.md: {line}"
+    assert "On a Cluster, add `+asking +cluster|slots`; for a database other than 0, `+select`." in words
 
 
 async def _use_all_of_it(store: RedisStore) -> None:
-    clock = SystemClock()
-    await store.open(clock)
     near = next(name for name in map(str, range(99)) if partition_of(name, store.partitions) == 0)
     far = next(name for name in map(str, range(99)) if partition_of(name, store.partitions) == 1)
-    event, message = Event.new("a", near, source="test"), Event.new("b", far, source="test")
+    event, message = event_of("a", near), event_of("b", far)
     [accepted] = await store.append(0, [event], {"file": "1"})
     assert await store.bookmark(0, "file") == "1"
     assert accepted.position is not None
-    assert await store.wait({0: None}, 1.0) == {0} or [0]
+    assert len(await store.tail(0, None, 10, 1.0)) == 1
     acquired = await store.acquire(0, "token", "worker", 5.0)
     assert acquired is not None
     assert 0 in await store.renew({0: "token"}, 5.0)
@@ -81,7 +92,7 @@ async def _use_all_of_it(store: RedisStore) -> None:
         token="token",
         handled=accepted.position,
         write=SubjectWrite(set={"n": b"1"}),
-        messages=[message, Event.new("c", near, source="test")],
+        messages=[message, event_of("c", near)],
         timers=[
             Timer(subject=near, key="k", due=NOW - timedelta(1), event=message),
             Timer(subject=near, key="l", due=NOW - timedelta(1), event=event),
@@ -92,7 +103,8 @@ async def _use_all_of_it(store: RedisStore) -> None:
     result = await store.commit(commit)
     assert result.answer is Answer.OK
     assert (await store.commit(commit)).answer is Answer.DONE
-    assert (await store.promote(0, None)).elsewhere
+    assert (await store.fire(0)).elsewhere
+    assert (await store.promote(0, None)).entries
     sent = await store.outgoing(0, None, 10)
     assert [type(each) for each in sent] == [Outgoing, Outgoing]
     assert (await store.deliver(0, 1, None, sent)).is_accepted
@@ -113,13 +125,28 @@ async def _use_all_of_it(store: RedisStore) -> None:
     assert (await store.commit(gone)).answer is Answer.OK
     assert await store.discard("x" * 32)
     assert await store.release(0, "token")
-    await store.close()
 
 
 @pytest.mark.parametrize(("user", "prefix"), [("app", "desk"), ("starred", "d*k")])
 async def test_these_rights_are_enough(server: RedisServer, user: str, prefix: str) -> None:
     """For all that a store does. A prefix with characters that mean something in a pattern is taken as it is."""
-    await _use_all_of_it(create_redis_storage(server.url_of(user, "secret"), prefix, partitions=2, history=10))
+    store = create_redis_storage(server.url_of(user, "secret"), prefix, partitions=2, history=10)
+    await store.open(SystemClock())
+    try:
+        await _use_all_of_it(store)
+    finally:
+        await store.close()
+
+
+async def test_on_a_cluster_too() -> None:
+    """There a connection also asks which server has a key, and tells one that it was sent by another."""
+    with RedisCluster(options={"user": f"app on >secret {rules('desk', is_cluster=True)}"}) as cluster:
+        store = create_redis_storage(cluster.url.replace("://", "://app:secret@"), "desk", partitions=2, history=10)
+        await store.open(SystemClock())
+        try:
+            await _use_all_of_it(store)
+        finally:
+            await store.close()
 
 
 async def test_other_keys_are_out_of_reach(server: RedisServer) -> None:
@@ -129,16 +156,16 @@ async def test_other_keys_are_out_of_reach(server: RedisServer) -> None:
     write = Script("write", "#!lua\nreturn redis.call('HSET', KEYS[1], 'a', 'b')")
     assert await connection.run(write, ["{desk:p0}:mine"]) == 1
     for key in ("{shop:p0}:meta", "{shop}:meta", "desk", "{desk2}:meta", "xdesk"):
-        with pytest.raises(StoreError, match="script write: NOPERM .*the user lacks a right"):
+        with pytest.raises(StoreError, match=r"script write: NOPERM .*the user lacks a right"):
             await connection.run(write, [key])
-        with pytest.raises(StoreError, match="HGET: NOPERM"):
+        with pytest.raises(StoreError, match=r"HGET: NOPERM"):
             await connection.ask("HGET", key, "a")
     hidden = Script("hidden", "#!lua\nreturn redis.call('HSET', '{shop}:meta', 'a', 'b')")
-    with pytest.raises(StoreError, match="script hidden: "):
+    with pytest.raises(StoreError, match=r"script hidden: "):
         await connection.run(hidden, ["{desk:p0}:mine"])
-    for command in ("KEYS", "FLUSHALL", "CONFIG"):
-        with pytest.raises(StoreError, match=f"{command}: NOPERM"):
-            await connection.ask(command, "*")
+    for command in (("KEYS", "*"), ("FLUSHALL", "ASYNC"), ("CONFIG", "GET", "*")):
+        with pytest.raises(StoreError, match=rf"{command[0]}: NOPERM"):
+            await connection.ask(*command)
     await connection.ask("DEL", "{desk:p0}:mine")
     await connection.close()
 

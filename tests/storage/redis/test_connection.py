@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import random
 import shutil
 import time
 import warnings
@@ -38,7 +39,7 @@ async def connected(url: str, **options: object) -> AsyncIterator[Connection]:
         yield connection
     finally:
         await connection.close()
-    with pytest.raises(StoreError, match="is not open"):
+    with pytest.raises(StoreError, match=r"is not open"):
         await connection.ask("GET", KEY)
 
 
@@ -97,7 +98,7 @@ async def test_many_commands_are_answered_in_order(server: RedisServer) -> None:
     async with connected(server.url) as connection:
         commands = [("HSET", KEY, f"f{i}", i) for i in range(1_500)] + [("HLEN", KEY)]
         assert await connection.ask_many(commands) == [1] * 1_500 + [1_500]
-        with pytest.raises(StoreError, match="GET: WRONGTYPE"):
+        with pytest.raises(StoreError, match=r"GET: WRONGTYPE"):
             await connection.ask_many([("HLEN", KEY), ("GET", KEY), ("HLEN", KEY)])
         assert await connection.ask_many([]) == []
         assert await connection.ask("DEL", KEY) == 1
@@ -109,7 +110,7 @@ async def test_a_refusal_says_what_was_asked_of_whom(server: RedisServer) -> Non
         with pytest.raises(StoreError, match=rf"Redis 127.0.0.1:{server.port}, HSET: wrong number of arguments") as at:
             await connection.ask("HSET", KEY, "secret-value")
         assert "secret-value" not in str(at.value)
-        with pytest.raises(StoreError, match="script bad: .*Unknown .*command"):
+        with pytest.raises(StoreError, match=r"script bad: .*Unknown .*command"):
             await connection.run(Script("bad", "#!lua\nreturn redis.call('NOPE')"), [KEY])
 
 
@@ -123,11 +124,11 @@ async def test_a_lost_reply_is_told_at_once_and_nothing_is_sent_again(server: Re
                 await connection.run(COUNT, [KEY])
             assert await connection.ask("GET", KEY) == b"2"
             proxy.cut_requests()
-            with pytest.raises(StoreError, match="whether it was executed is not known"):
+            with pytest.raises(StoreError, match=r"whether it was executed is not known"):
                 await connection.ask("INCR", KEY)
             assert await connection.ask("GET", KEY) == b"2"
             proxy.drop_replies()
-            with pytest.raises(StoreError, match="INCR: .*; whether it was executed is not known"):
+            with pytest.raises(StoreError, match=r"INCR: .*; whether it was executed is not known"):
                 await connection.ask_many([("INCR", KEY)] * 3)
             assert await connection.ask("GET", KEY) == b"5"
     server.ask("DEL", KEY)
@@ -140,7 +141,7 @@ async def test_a_reply_that_does_not_come_is_waited_for_no_longer_than_the_time_
             await connection.ask("SET", KEY, "a")
             proxy.swallow_replies()
             started = time.monotonic()
-            with pytest.raises(StoreError, match="GET: no answer in time; whether it was executed is not known"):
+            with pytest.raises(StoreError, match=r"GET: no answer in time; whether it was executed is not known"):
                 await connection.ask("GET", KEY)
             assert 0.25 < time.monotonic() - started < 3
             assert await connection.ask("STRLEN", KEY) == 1
@@ -179,6 +180,46 @@ async def test_a_cancelled_call_leaves_no_connection_with_an_answer_to_come(serv
         await connection.ask("DEL", KEY)
 
 
+@pytest.mark.parametrize("seed", range(3))
+async def test_answers_are_never_mixed_up(server: RedisServer, seed: int) -> None:
+    """Whatever is lost, cut, late or cancelled: each call gets its own answer, or an error."""
+    chance = random.Random(seed)
+    with FaultProxy(server.port, seed=seed) as proxy:
+        async with connected(proxy.url, timeout=0.5, connect_timeout=0.5, max_connections=4) as connection:
+            proxy.set_rates(drop=0.02, swallow=0.005, cut=0.02, delay=0.0005)
+            answered, lost = 0, 0
+
+            async def call() -> None:
+                nonlocal answered, lost
+                for _ in range(25):
+                    word = str(chance.random()) * chance.choice([1, 1, 1_000])
+                    both = [("ECHO", word), ("ECHO", word[1:])]
+                    task = asyncio.ensure_future(chance.choice([ask, run, many])(word, both))
+                    if chance.random() < 0.2:
+                        await asyncio.sleep(chance.random() * 0.002)
+                        task.cancel()
+                    try:
+                        assert await task
+                        answered += 1
+                    except (StoreError, asyncio.CancelledError):
+                        lost += 1
+
+            async def ask(word: str, both: list[tuple[str, str]]) -> bool:
+                return bool(await connection.ask("ECHO", word) == word.encode())
+
+            async def run(word: str, both: list[tuple[str, str]]) -> bool:
+                return bool((await connection.run(ECHO, [KEY], [word, 1]))[1] == word.encode())
+
+            async def many(word: str, both: list[tuple[str, str]]) -> bool:
+                return await connection.ask_many(both) == [word.encode(), word[1:].encode()]
+
+            await asyncio.gather(*(call() for _ in range(8)))
+            assert answered > 0
+            assert lost > 0
+            proxy.set_rates()
+            assert await connection.ask("ECHO", "over") == b"over"
+
+
 async def test_many_callers_share_a_bounded_number_of_connections(server: RedisServer) -> None:
     """They wait for their turn; connections are opened as they are needed."""
     before = clients(server)
@@ -213,11 +254,11 @@ async def test_a_server_that_was_started_again_is_another_one() -> None:
             await asyncio.to_thread(server.kill)
             with pytest.raises(StoreError):
                 await connection.run(COUNT, [KEY], since=mark)
-            with pytest.raises(StoreError, match="not sent: .*Connect call failed.*is the server there"):
+            with pytest.raises(StoreError, match=r"not sent: .*Connect call failed.*is the server there"):
                 await connection.mark(KEY)
             await asyncio.to_thread(server.start)
             for _ in range(3):
-                with pytest.raises(StoreError, match="script count: not sent, for the server was started again"):
+                with pytest.raises(StoreError, match=r"script count: not sent, for the server was started again"):
                     await connection.run(COUNT, [KEY], since=mark)
             assert await connection.run(COUNT, [KEY]) == 1
             after = await connection.mark(KEY)
@@ -239,16 +280,16 @@ async def test_a_replica_is_waited_out_and_counts_as_another_server() -> None:
             assert await connection.mark(KEY) != mark
         async with connected(server.url, patience=0.2) as connection:
             server.ask("REPLICAOF", "127.0.0.1", "1")
-            with pytest.raises(StoreError, match="READONLY .*; this server is a replica"):
+            with pytest.raises(StoreError, match=r"READONLY .*; this server is a replica"):
                 await connection.run(COUNT, [KEY])
 
 
 async def test_a_full_server_takes_what_drains_it_and_refuses_the_rest() -> None:
     """After a moment of patience; what was refused was not executed, and goes on when there is room."""
     with RedisServer() as server:
-        async with connected(server.url, patience=0.3) as connection:
+        async with connected(server.url) as connection:
             server.ask("CONFIG", "SET", "maxmemory", "1")
-            with pytest.raises(StoreFull, match="script count: OOM .*raise it, or let workers drain the backlog"):
+            with pytest.raises(StoreFull, match=r"script count: OOM .*raise it, or let workers drain the backlog"):
                 await connection.run(COUNT, [KEY])
             assert await connection.run(DRAIN, [KEY]) == 1
             task = asyncio.ensure_future(connection.run(COUNT, [KEY]))
@@ -261,26 +302,30 @@ async def test_a_server_that_runs_somebody_elses_long_script_is_waited_for() -> 
     """Until it has ended, or patience has."""
     forever = Script("forever", "#!lua\nwhile true do end")
     with RedisServer(options={"busy-reply-threshold": "10"}) as server:
-        async with connected(server.url, patience=0.3) as connection, connected(server.url) as other:
+        async with (
+            connected(server.url, patience=0.1) as hasty,
+            connected(server.url) as connection,
+            connected(server.url) as other,
+        ):
             busy = asyncio.ensure_future(other.run(forever, [KEY]))
             await asyncio.sleep(0.05)
-            with pytest.raises(StoreError, match="BUSY .*end it with SCRIPT KILL"):
-                await connection.run(COUNT, [KEY])
+            with pytest.raises(StoreError, match=r"BUSY .*end it with SCRIPT KILL"):
+                await hasty.run(COUNT, [KEY])
             task = asyncio.ensure_future(connection.run(COUNT, [KEY]))
             await asyncio.sleep(0.02)
             server.ask("SCRIPT", "KILL")
             assert await task == 1
-            with pytest.raises(StoreError, match="script forever: "):
+            with pytest.raises(StoreError, match=r"script forever: "):
                 await busy
 
 
 async def test_a_server_without_its_replicas_is_waited_for() -> None:
     """As long as it refuses to write; nothing was executed."""
     with RedisServer() as server:
-        async with connected(server.url, patience=0.3) as connection:
+        async with connected(server.url, patience=0.1) as hasty, connected(server.url) as connection:
             server.ask("CONFIG", "SET", "min-replicas-to-write", "1")
-            with pytest.raises(StoreError, match="NOREPLICAS .*min-replicas-to-write demands"):
-                await connection.run(COUNT, [KEY])
+            with pytest.raises(StoreError, match=r"NOREPLICAS .*min-replicas-to-write demands"):
+                await hasty.run(COUNT, [KEY])
             task = asyncio.ensure_future(connection.run(COUNT, [KEY]))
             await asyncio.sleep(0.05)
             server.ask("CONFIG", "SET", "min-replicas-to-write", "0")
@@ -293,12 +338,12 @@ async def test_a_server_that_cannot_write_its_snapshots_is_waited_for(tmp_path: 
     folder.mkdir()
     options = {"dir": str(folder), "save": "3600 1"}
     with RedisServer(options=options) as server:
-        async with connected(server.url, patience=0.3) as connection:
+        async with connected(server.url, patience=0.1) as hasty, connected(server.url) as connection:
             shutil.rmtree(folder)
             server.ask("BGSAVE")
             await until(lambda: server.info("persistence")["rdb_last_bgsave_status"] == "err")
-            with pytest.raises(StoreError, match="MISCONF .*see its log"):
-                await connection.run(COUNT, [KEY])
+            with pytest.raises(StoreError, match=r"MISCONF .*see its log"):
+                await hasty.run(COUNT, [KEY])
             task = asyncio.ensure_future(connection.run(COUNT, [KEY]))
             await asyncio.sleep(0.05)
             server.ask("CONFIG", "SET", "stop-writes-on-bgsave-error", "no")
@@ -401,6 +446,6 @@ async def test_nothing_shows_the_password() -> None:
         assert str(connection) == f"redis://127.0.0.1:{server.port}"
         await connection.close()
         wrong = Connection(server.url_of("app", "hush-wrong"))
-        with pytest.raises(StoreError, match="WRONGPASS .*user or password is not right") as caught:
+        with pytest.raises(StoreError, match=r"WRONGPASS .*user or password is not right") as caught:
             await wrong.open()
         assert "hush" not in str(caught.value)

@@ -66,7 +66,7 @@ async def test_each_key_is_asked_of_its_server(cluster: RedisCluster) -> None:
             node.ask("SCRIPT", "FLUSH")
         assert await asyncio.gather(*(connection.run(COUNT, [key]) for key in KEYS)) == [2] * 16
         assert await counts(connection) == dict.fromkeys(KEYS, 2)
-        with pytest.raises(StoreError, match="CROSSSLOT .*a fault of onwhen"):
+        with pytest.raises(StoreError, match=r"CROSSSLOT .*a fault of onwhen"):
             await connection.run(BOTH, KEYS[:2])
 
 
@@ -117,7 +117,7 @@ async def test_a_slot_that_has_moved_has_another_server(cluster: RedisCluster) -
         await connection.run(COUNT, [KEYS[0]], since=mark)
         before = cluster.owner(slot)
         await asyncio.to_thread(cluster.migrate_slot, slot)
-        with pytest.raises(StoreError, match="not sent, for the server was started again, or another one"):
+        with pytest.raises(StoreError, match=r"not sent, for the server was started again, or another one"):
             await connection.run(COUNT, [KEYS[0]], since=mark)
         after = await connection.mark(KEYS[0])
         assert after != mark

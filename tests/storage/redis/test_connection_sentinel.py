@@ -36,11 +36,11 @@ async def test_the_master_is_asked(sentinels: Sentinels) -> None:
 async def test_a_master_that_nobody_knows_is_told(sentinels: Sentinels) -> None:
     """With what each Sentinel says."""
     connection = Connection(sentinels.url.rpartition("/")[0] + "/nobody")
-    with pytest.raises(StoreError, match="no Sentinel names a master of .*; .* knows no master 'nobody'"):
+    with pytest.raises(StoreError, match=r"no Sentinel names a master of .*; .* knows no master 'nobody'"):
         await connection.open()
-    with RedisServer() as server, pytest.raises(StoreError, match="no Sentinel names a master .*unknown command"):
+    with RedisServer() as server, pytest.raises(StoreError, match=r"no Sentinel names a master .*unknown command"):
         await Connection(f"redis+sentinel://127.0.0.1:{server.port}/mymaster").open()
-    with pytest.raises(StoreError, match="is a Sentinel: the address must be redis.sentinel://"):
+    with pytest.raises(StoreError, match=r"is a Sentinel: the address must be redis.sentinel://"):
         await Connection(sentinels.url.split(",")[0].replace("redis+sentinel", "redis")).open()
 
 
@@ -72,7 +72,7 @@ async def test_calls_go_on_at_the_new_master(sentinels: Sentinels) -> None:
     await asyncio.gather(*tasks)
     assert refused > 0
     assert int(await connection.ask("GET", KEY)) <= counted + unknown
-    with pytest.raises(StoreError, match="not sent, for the server was started again, or another one"):
+    with pytest.raises(StoreError, match=r"not sent, for the server was started again, or another one"):
         await connection.run(COUNT, [KEY], since=mark)
     assert await connection.mark(KEY) != mark
     await connection.ask("DEL", KEY)

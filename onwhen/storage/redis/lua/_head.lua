@@ -41,9 +41,10 @@ end
 local function enter(...)
   local state = call('HMGET', META, 'format', 'n', 'fence:' .. ARGV[2], ...)
   if state[1] ~= ARGV[1] then return nil, 'BADFMT' end
+  last = tonumber(state[2] or 0)
+  if ARGV[3] == '' then return state end -- calls that a token protects
   local epoch, fence = tonumber(ARGV[3]), tonumber(state[3] and string.match(state[3], '^%d+') or 0)
   if epoch < fence then return nil, 'STALE' end
-  last = tonumber(state[2] or 0)
   if epoch > fence then
     if fence == 0 then -- seldom enough to look whether others are of no use any more
       local all = call('HGETALL', META)
@@ -73,6 +74,12 @@ end
 
 local function send(target, event, is_timer)
   call('XADD', OUT, format('%.0f', number()) .. '-' .. ARGV[is_timer and 5 or 4], 't', target, 'e', event)
+end
+
+-- Forget what was delivered long ago; not all at once, others of the server wait.
+local function forget_delivered(oldest)
+  local gone = call('ZRANGEBYSCORE', DELIVERED, '-inf', '(' .. format('%.0f', oldest), 'LIMIT', 0, 1000)
+  if #gone > 0 then call('ZREM', DELIVERED, unpack(gone)) end
 end
 
 -- Keep the latest of the window.

@@ -6,11 +6,12 @@ if watermark ~= ARGV[7] then return { 0, watermark } end
 local count = tonumber(ARGV[8])
 if count == 0 then return { 1, watermark } end
 
-local oldest = format('%.0f', clock() - memory)
-call('ZREMRANGEBYSCORE', DELIVERED, '-inf', '(' .. oldest)
+local oldest = clock() - memory
+forget_delivered(oldest)
 for i = 10, 9 + 3 * count, 3 do
   local key, id, event = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  if not call('ZSCORE', DELIVERED, key) then
+  local delivered = call('ZSCORE', DELIVERED, key)
+  if not delivered or tonumber(delivered) < oldest then
     call('ZADD', DELIVERED, text_of_now, key)
     post(event, string.byte(id, -1) % 2 == 1)
   end

@@ -1,0 +1,170 @@
+"""`onwhen repartition`: what is asked of a move, and what is told of it.
+
+Belongs here: options, progress, words and exit codes. It must not know how a store is moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from onwhen.cli._listing import Output, say, show_json
+from onwhen.cli._opening import store_named
+from onwhen.cli._options import UsageError
+from onwhen.errors import StoreCorrupt, StoreFormatError, StoreInUse
+
+if TYPE_CHECKING:
+    from onwhen.storage.redis import RedisStore
+    from onwhen.storage.redis._repartition import Repartition, Survey
+
+__all__ = ["RepartitionOptions", "repartition_store"]
+
+_REFRESH: Final = 0.1  # seconds
+_COUNTED: Final = {
+    "subjects": "subjects",
+    "events": "pending events",
+    "timers": "timers",
+    "retries": "retries",
+    "dead letters": "dead letters",
+    "history": "entries of the history",
+}
+_CUT: Final = "Cut short: run it again, and it does what is left; or give it up with --undo."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepartitionOptions:
+    """What was typed; see `onwhen repartition --help`.
+
+    Raises:
+        UsageError: it does not say what is to be done.
+    """
+
+    partitions: int | None
+    dry_run: bool
+    undo: bool
+    forget_bookmarks: bool
+
+    def __post_init__(self) -> None:
+        if self.undo and (self.partitions is not None or self.dry_run or self.forget_bookmarks):
+            raise UsageError("--undo takes back what was begun, so nothing goes with it but --store")
+        if not self.undo and self.partitions is None:
+            raise UsageError("say how many partitions there are to be: --partitions N; or --undo")
+
+
+async def repartition_store(url: str | None, options: RepartitionOptions, output: Output) -> int:
+    """Move a store, or look what there is to be moved, or take back a move that was cut short.
+
+    Args:
+        url: where the store is; None for where the setting says.
+        options: what is to be done.
+        output: how it was asked for.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UsageError: it cannot be done; nothing was changed.
+        StoreError: the store failed, or what was copied is not the same.
+    """
+    from onwhen.storage.redis._repartition import BookmarksDiffer, repartitioning
+
+    store = _shared(url)
+    with _progress() as progress:
+        async with repartitioning(store, progress=progress, forget_bookmarks=options.forget_bookmarks) as moving:
+            try:
+                if options.undo:
+                    return await _undo(moving, output)
+                assert options.partitions is not None
+                if options.dry_run:
+                    return _tell(await moving.survey(options.partitions), options.partitions, output)
+                return await _move(moving, options.partitions, output)
+            except (BookmarksDiffer, StoreInUse, StoreFormatError, ValueError) as error:
+                raise UsageError(str(error)) from error
+
+
+def _shared(url: str | None) -> RedisStore:
+    store = store_named(url)
+    if not hasattr(store, "acquire"):
+        raise UsageError("only a store that workers share is divided into partitions, such as --store redis://HOST")
+    return store  # type: ignore[return-value]
+
+
+async def _move(moving: Repartition, partitions: int, output: Output) -> int:
+    from onwhen.storage.redis._repartition import BookmarksDiffer
+
+    is_cut = True
+    try:
+        moved = await moving.run(partitions)
+        is_cut = False
+    except (BookmarksDiffer, StoreInUse, StoreFormatError, StoreCorrupt, ValueError):
+        is_cut = False  # it was not begun, or taken back
+        raise
+    finally:
+        if is_cut:
+            say(_CUT)
+    if output.as_json:
+        show_json(asdict(moved))
+    else:
+        print(f"Moved from {moved.before:,} to {moved.after:,} partitions, and compared: {_counts(moved.counts)}.")
+    return 0
+
+
+async def _undo(moving: Repartition, output: Output) -> int:
+    undone = await moving.undo()
+    if output.as_json:
+        show_json({"undone": undone})
+    else:
+        print("Taken back; all is as it was." if undone else "There is nothing to take back.")
+    return 0
+
+
+def _tell(survey: Survey, partitions: int, output: Output) -> int:
+    if output.as_json:
+        show_json(asdict(survey) | {"owners": {str(number): owner for number, owner in survey.owners.items()}})
+        return 0
+    print(f"Would move from {survey.before:,} to {partitions:,} partitions: {_counts(survey.counts)}.")
+    print(f"The largest partition would have {survey.largest:,} subjects.")
+    if survey.undelivered:
+        print(f"Messages between partitions that are on their way, and would be delivered: {survey.undelivered:,}.")
+    if workers := sorted({*survey.workers, *survey.owners.values()}):
+        print(f"Workers live, and have to be stopped first: {', '.join(workers)}.")
+    if survey.bookmarks:
+        print(f"Sources that were read to different places, see --forget-bookmarks: {', '.join(survey.bookmarks)}.")
+    if survey.is_moving:
+        print("A move was begun and has not ended: it would be begun anew.")
+    return 0
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    told = [
+        f"{counts[kind]:,} {words}"
+        for kind, words in _COUNTED.items()
+        if counts[kind] or kind in ("subjects", "events")
+    ]
+    return ", ".join(told)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int], None]]:
+    """Show on a terminal how much is done, and nothing elsewhere."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda kind, number: None
+        return
+    counts: dict[str, int] = {}
+    last = 0.0
+
+    def update(kind: str, number: int) -> None:
+        nonlocal last
+        counts[kind] = counts.get(kind, 0) + number
+        if monotonic() - last >= _REFRESH:
+            last = monotonic()
+            status.update(", ".join(f"{count:,} {kind}" for kind, count in counts.items()))
+
+    with console.status("") as status:
+        yield update
