@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import io
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -51,6 +53,25 @@ def test_with_a_worker_killed_every_two_seconds_it_ends_as_in_one_process(tmp_pa
     )
     assert "\n0 dead letters, 4,975 subjects.\n" in ended.stdout
     assert len(dump.read_bytes().splitlines()) == 4_975
+
+
+def test_ctrl_c_ends_it_and_its_workers() -> None:
+    """With the exit code that a shell has for it, and nothing is left running."""
+    started = subprocess.Popen(
+        [sys.executable, "-m", "examples.fleet", "--seconds", "60"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert started.stdout is not None
+    said = b""
+    while b"the first events are sent" not in said:
+        line = started.stdout.readline()
+        assert line, "it has ended"
+        said += line
+    children = psutil.Process(started.pid).children(recursive=True)
+    assert len(children) == 4, "a server and three workers"
+    started.send_signal(signal.SIGINT)
+    _, errors = started.communicate(timeout=60)
+    assert (started.returncode, errors) == (130, b"")
+    assert [child for child in children if child.is_running()] == []
 
 
 def test_a_difference_is_found(tmp_path: Path) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from time import monotonic
 from types import FrameType
 from typing import Any, Final, NoReturn, Self
 
-__all__ = ["RESTARTS", "STALLED", "Ending", "begin_again", "restarts"]
+__all__ = ["RESTARTS", "STALLED", "Ending", "LastMoments", "begin_again", "restarts"]
 
 STALLED: Final = 75
 """Exit code of a worker that made no progress and is to be started again (EX_TEMPFAIL of sysexits)."""
@@ -80,6 +81,34 @@ class Ending:
         """The exit code: 0, or 128 and the signal if it was cut short."""
         was_late = self.signal and monotonic() - self._since >= self._grace
         return 128 + self.signal if self._is_cut or was_late else 0
+
+
+class LastMoments:
+    """Ends the process with an exit code though threads of its are still at work, which it would wait for.
+
+    Python waits for the threads of executors, at the end of an event loop and of the process. What a rule has handed to
+    one, a call that never returns say, is lost to it anyway when its turn was cut short.
+    """
+
+    def __init__(self) -> None:
+        self._timer: threading.Timer | None = None
+
+    def begin(self, code: int) -> None:
+        """Give what is left a moment, from now on."""
+        self._timer = threading.Timer(_LAST, os._exit, (code,))
+        self._timer.daemon = True
+        self._timer.start()
+
+    def end(self, code: int) -> None:
+        """End the process now if it would have to wait; else let it go on to its end."""
+        if self._timer is None:
+            return
+        self._timer.cancel()
+        own = threading.current_thread()
+        if any(not thread.daemon and thread is not own for thread in threading.enumerate()):
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            os._exit(code)
 
 
 def restarts(environment: Mapping[str, str], now: float) -> str | None:

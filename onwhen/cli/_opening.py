@@ -104,6 +104,10 @@ async def writing(url: str | None, or_look: str = "") -> AsyncIterator[Store]:
     Raises:
         UsageError, SettingError: as `reading` does; also if somebody else has it open for writing.
     """
+    if is_for_workers(url):
+        async with reading(url) as shared:  # only one that is there; nobody has it for himself
+            yield shared
+        return
     async with reading(url) as found:
         partitions = found.partitions
     store = to_write(url, partitions)

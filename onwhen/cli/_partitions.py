@@ -15,12 +15,13 @@ from time import monotonic
 from typing import Any, Final
 
 from onwhen.cli._forms import ago, rfc3339, seconds_text
-from onwhen.cli._listing import Column, Output, show_json, show_rows
+from onwhen.cli._listing import Column, Output, say, show_json, show_rows
 from onwhen.cli._opening import reading
 from onwhen.cli._options import UsageError
 from onwhen.cli._terminal import clear_screen
 from onwhen.engine.clock import SystemClock
 from onwhen.engine.shared import PartitionState, SharedStore, WorkerState, is_shared
+from onwhen.errors import StoreError
 
 __all__ = ["Sample", "show_partitions"]
 
@@ -74,7 +75,13 @@ async def show_partitions(url: str | None, watch: bool, every: float, output: Ou
         before = await _sample(store)
         while True:
             await asyncio.sleep(every if watch else _FIRST)
-            sample = await _sample(store)
+            try:
+                sample = await _sample(store)
+            except StoreError as error:
+                if not watch:
+                    raise
+                say(str(error))  # another server may take over in a moment
+                continue
             if output.as_json:
                 show_json(_facts(sample, sample.rates(before)))
             else:

@@ -11,25 +11,27 @@ from dataclasses import asdict, dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from onwhen.cli._listing import Output, say, show_json
+from onwhen.cli._forms import clean, json_line
+from onwhen.cli._listing import Output, say
 from onwhen.cli._opening import store_named
 from onwhen.cli._options import UsageError
+from onwhen.cli._terminal import is_utf8
 from onwhen.errors import StoreCorrupt, StoreFormatError, StoreInUse
 
 if TYPE_CHECKING:
     from onwhen.storage.redis import RedisStore
-    from onwhen.storage.redis._repartition import Repartition, Survey
+    from onwhen.storage.redis._repartition import Moved, Repartition, Survey
 
 __all__ = ["RepartitionOptions", "repartition_store"]
 
 _REFRESH: Final = 0.1  # seconds
 _COUNTED: Final = {
-    "subjects": "subjects",
-    "events": "pending events",
-    "timers": "timers",
-    "retries": "retries",
-    "dead letters": "dead letters",
-    "history": "entries of the history",
+    "subjects": ("subject", "subjects"),
+    "events": ("pending event", "pending events"),
+    "timers": ("timer", "timers"),
+    "retries": ("retry", "retries"),
+    "dead letters": ("dead letter", "dead letters"),
+    "history": ("entry of the history", "entries of the history"),
 }
 _CUT: Final = "Cut short: run it again, and it does what is left; or give it up with --undo."
 
@@ -75,14 +77,30 @@ async def repartition_store(url: str | None, options: RepartitionOptions, output
     with _progress() as progress:
         async with repartitioning(store, progress=progress, forget_bookmarks=options.forget_bookmarks) as moving:
             try:
-                if options.undo:
-                    return await _undo(moving, output)
-                assert options.partitions is not None
-                if options.dry_run:
-                    return _tell(await moving.survey(options.partitions), options.partitions, output)
-                return await _move(moving, options.partitions, output)
+                told = await _told(moving, options, output)
             except (BookmarksDiffer, StoreInUse, StoreFormatError, ValueError) as error:
                 raise UsageError(str(error)) from error
+    print(told)
+    return 0
+
+
+async def _told(moving: Repartition, options: RepartitionOptions, output: Output) -> str:
+    """Do what is to be done, and return what is told of it."""
+    if options.undo:
+        undone = await moving.undo()
+        if output.as_json:
+            return _json({"undone": undone})
+        return "Taken back; all is as it was." if undone else "There is nothing to take back."
+    assert options.partitions is not None
+    if not options.dry_run:
+        moved = await _moved(moving, options.partitions)
+        if output.as_json:
+            return _json(asdict(moved))
+        return f"Moved from {moved.before:,} to {moved.after:,} partitions, and compared: {_counts(moved.counts)}."
+    survey = await moving.survey(options.partitions)
+    if output.as_json:
+        return _json(asdict(survey) | {"owners": {str(number): owner for number, owner in survey.owners.items()}})
+    return "\n".join(map(clean, _looked(survey, options.partitions)))
 
 
 def _shared(url: str | None) -> RedisStore:
@@ -92,7 +110,7 @@ def _shared(url: str | None) -> RedisStore:
     return store  # type: ignore[return-value]
 
 
-async def _move(moving: Repartition, partitions: int, output: Output) -> int:
+async def _moved(moving: Repartition, partitions: int) -> Moved:
     from onwhen.storage.redis._repartition import BookmarksDiffer
 
     is_cut = True
@@ -105,43 +123,30 @@ async def _move(moving: Repartition, partitions: int, output: Output) -> int:
     finally:
         if is_cut:
             say(_CUT)
-    if output.as_json:
-        show_json(asdict(moved))
-    else:
-        print(f"Moved from {moved.before:,} to {moved.after:,} partitions, and compared: {_counts(moved.counts)}.")
-    return 0
+    return moved
 
 
-async def _undo(moving: Repartition, output: Output) -> int:
-    undone = await moving.undo()
-    if output.as_json:
-        show_json({"undone": undone})
-    else:
-        print("Taken back; all is as it was." if undone else "There is nothing to take back.")
-    return 0
-
-
-def _tell(survey: Survey, partitions: int, output: Output) -> int:
-    if output.as_json:
-        show_json(asdict(survey) | {"owners": {str(number): owner for number, owner in survey.owners.items()}})
-        return 0
-    print(f"Would move from {survey.before:,} to {partitions:,} partitions: {_counts(survey.counts)}.")
-    print(f"The largest partition would have {survey.largest:,} subjects.")
+def _looked(survey: Survey, partitions: int) -> Iterator[str]:
+    yield f"Would move from {survey.before:,} to {partitions:,} partitions: {_counts(survey.counts)}."
+    yield f"The largest partition would have {survey.largest:,} subjects."
     if survey.undelivered:
-        print(f"Messages between partitions that are on their way, and would be delivered: {survey.undelivered:,}.")
+        yield f"Messages between partitions that are on their way, and would be delivered: {survey.undelivered:,}."
     if workers := sorted({*survey.workers, *survey.owners.values()}):
-        print(f"Workers live, and have to be stopped first: {', '.join(workers)}.")
+        yield f"Workers live, and have to be stopped first: {', '.join(workers)}."
     if survey.bookmarks:
-        print(f"Sources that were read to different places, see --forget-bookmarks: {', '.join(survey.bookmarks)}.")
+        yield f"Sources that were read to different places, see --forget-bookmarks: {', '.join(survey.bookmarks)}."
     if survey.is_moving:
-        print("A move was begun and has not ended: it would be begun anew.")
-    return 0
+        yield "A move was begun and has not ended: it would be begun anew."
+
+
+def _json(value: object) -> str:
+    return json_line(value, ascii=not is_utf8())
 
 
 def _counts(counts: Mapping[str, int]) -> str:
     told = [
-        f"{counts[kind]:,} {words}"
-        for kind, words in _COUNTED.items()
+        f"{counts[kind]:,} {one if counts[kind] == 1 else many}"
+        for kind, (one, many) in _COUNTED.items()
         if counts[kind] or kind in ("subjects", "events")
     ]
     return ", ".join(told)

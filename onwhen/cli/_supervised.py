@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 from typing import Final
 
 __all__ = ["WIRE", "Supervised"]
@@ -28,12 +28,14 @@ class Supervised:
         self._is_alone = False
 
     @classmethod
-    def of(cls, environment: Mapping[str, str]) -> Supervised:
-        """Return what the environment of this process says."""
-        wire = int(environment[WIRE]) if WIRE in environment else None
-        if wire is not None:
-            os.set_inheritable(wire, False)  # what this process starts is not supervised
-            os.set_blocking(wire, False)
+    def of(cls, environment: MutableMapping[str, str]) -> Supervised:
+        """Return what the environment of this process says; what the process starts is told nothing of it."""
+        told = environment.pop(WIRE, None)
+        if told is None:
+            return cls(None)
+        wire = int(told)
+        os.set_inheritable(wire, False)
+        os.set_blocking(wire, False)
         return cls(wire)
 
     def __bool__(self) -> bool:

@@ -115,7 +115,11 @@ class _Supervisor:
         deaths, is_first, code = 0, True, 0
         while not self._stopping.is_set():
             began = monotonic()
-            code, process = await self._run_once(options, place)
+            try:
+                code, process = await self._run_once(options, place)
+            except OSError as error:  # the machine has no room for it
+                tell(self._who, f"worker {place} cannot be started: {error}")
+                code, process = _FAILED, 0
             if self._stopping.is_set():
                 break
             if code == _USAGE and is_first:  # it has said why; it would do so each time

@@ -12,10 +12,10 @@ import socket
 import time
 from collections.abc import Coroutine
 from secrets import token_hex
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from onwhen.cli._app import App, find_app, make_bus
-from onwhen.cli._ending import STALLED, Ending, begin_again, restarts
+from onwhen.cli._ending import STALLED, Ending, LastMoments, begin_again, restarts
 from onwhen.cli._opening import store_named
 from onwhen.cli._options import UsageError
 from onwhen.cli._own import owned, ranges
@@ -52,10 +52,9 @@ def run_worker(options: WorkerOptions) -> int:
     run = _Run(options, app, _shared(options), _listening(options))
     try:
         asyncio.run(run.run())
-    except WorkerStalled as error:
-        run.begin_again(f"{error}", "")
     except StoreFormatError as error:
         raise UsageError(str(error)) from error
+    run.last.end(run.code)
     return run.code
 
 
@@ -99,6 +98,7 @@ class _Run:
 
     def __init__(self, options: WorkerOptions, app: App, store: SharedStore, listening: socket.socket | None) -> None:
         self.code = 0
+        self.last = LastMoments()
         self._options = options
         self._store = store
         self._bus = make_bus(app, store=store)
@@ -129,10 +129,13 @@ class _Run:
             try:
                 with Watchdog(self._options.stall, self._hangs, look):
                     await self._with_company(worker)
+            except WorkerStalled as error:
+                self._begin_again(str(error), "")
             except asyncio.CancelledError:
                 if not ending.signal:
                     raise
             self.code = ending.code
+            self.last.begin(self.code)
         if self.code:
             tell(self._who, "was cut short; what was under way is handled again by whoever takes over")
         else:
@@ -219,9 +222,9 @@ class _Run:
 
     def _hangs(self, stalled: Stalled) -> None:
         """See to it that the process is started again; called on the thread of the watchdog."""
-        self.begin_again(str(stalled), stalled.stack)
+        self._begin_again(str(stalled), stalled.stack)
 
-    def begin_again(self, why: str, story: str) -> None:
+    def _begin_again(self, why: str, story: str) -> NoReturn:
         """Start the process again, or end it if it was told to end, somebody else starts it, or it was too often."""
         if self._ending is not None and self._ending.signal:
             tell_last(self._who, f"{why}; it ends as it was told to, without that", story)

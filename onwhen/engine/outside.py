@@ -87,9 +87,7 @@ class OutsideCommits:
             await self._ready()
             await self._log_ahead(event.subject for event in commit.messages)
             call = self._arrivals.calling()
-            result, is_first_answer = await commit_surely(
-                self._store, commit, a_few_times, looks_up=not self._others_handle
-            )
+            result, is_first_answer = await commit_surely(self._store, commit, a_few_times)
             call.late = not is_first_answer
             is_sure = not call.late or self._others_handle or await insist(partial(self._has, commit), a_few_times)
             if result.answer is Answer.OK and not is_sure:
@@ -100,6 +98,8 @@ class OutsideCommits:
                 self._forget(commit.subject)
                 cascade.pending += len(works)
                 messages, retries = works[: len(commit.messages)], works[len(commit.messages) :]
+                if self._others_handle and call.late:
+                    _note_handled(messages, result)
                 sent = [*pending(messages, result), *retries]
             cascade.settle()
         except BaseException as error:
@@ -145,3 +145,10 @@ class OutsideCommits:
             return await insist(look, self._goes_on)
         except StoreError:
             return []  # the bus is closing; what is in the store is taken up when it is opened again
+
+
+def _note_handled(works: Sequence[Work], result: CommitResult) -> None:
+    """Say of messages that were looked for in the log, and are not there any more, that others have handled them."""
+    for work, position in zip(works, result.appended, strict=True):
+        if position is None and work.receipt is not None:
+            work.receipt.status = "handled"

@@ -169,6 +169,11 @@ class Tenure:
         self._dispatcher.allow(turns)
         self._handling.most_hot = hot_subjects
 
+    def check_trust(self) -> None:
+        """End if the lease was not renewed for so long that somebody else may own the partition."""
+        if not self._is_over and self._loop.time() >= self.trusted_until:
+            self.end(StoreError(f"partition {self.partition}: its lease was not renewed in time"))
+
     def renewed(self, trusted_until: float, touched: int) -> None:
         """Note that the lease was renewed, and whether somebody else has changed what we hold."""
         self.trusted_until = trusted_until
@@ -305,8 +310,7 @@ class Tenure:
             self._feed.done(work.event.subject)
 
     def _may_begin(self) -> bool:
-        if not self._is_over and self._loop.time() >= self.trusted_until:
-            self.end(StoreError(f"partition {self.partition}: its lease was not renewed in time"))
+        self.check_trust()
         return not self._is_over
 
     async def _send(self, work: Work, commit: Commit) -> Sent:
@@ -348,8 +352,10 @@ class Tenure:
 
     def _wait_for(self, retry: Retry) -> None:
         known = self._known.get(retry.key)
-        if known is not None and known.parked == retry.parked:
-            return  # it was seen in the store before the answer came that it is there, or the other way round
+        if known is not None:
+            if (known.parked, known.in_order) == (retry.parked, retry.in_order):
+                return  # it was seen in the store before the answer came that it is there, or the other way round
+            self._let_go(known)  # somebody has set another one in its place, which may keep nobody waiting
         self._known[retry.key] = retry
         self._hold(retry)
         if not retry.parked:

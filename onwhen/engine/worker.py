@@ -220,6 +220,8 @@ class Worker:
         self._trouble = None
         living = await self._answer(self._store.beat(self.id, self.note, self._lease))
         await self._renew()
+        for tenure in self._tenures.values():
+            tenure.check_trust()  # one that is idle would not notice, and nobody would take what it has lost
         if self._own is not None:
             self._share = len(self._own)
         elif living is not None:

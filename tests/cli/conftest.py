@@ -17,10 +17,8 @@ from typing import Any
 import pytest
 
 import onwhen
-from onwhen import Settings, SystemClock
-from onwhen.storage import create_storage
 from onwhen.testing.servers import RedisServer
-from tests.cli.fleets import Started
+from tests.cli.fleets import Started, make
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -186,13 +184,6 @@ def deployment(
 @pytest.fixture
 def made(deployment: Mapping[str, str]) -> None:
     """A store that workers share, and nobody who handles its events."""
-
-    async def make() -> None:
-        settings = Settings()
-        store = create_storage(settings.store, **settings.storage())
-        await store.open(SystemClock())
-        await store.close()
-
     asyncio.run(make())
 
 

@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -21,7 +22,8 @@ from typing import Any
 
 import psutil
 
-from onwhen import Context, RetryPolicy, RuleSet, Subject
+from onwhen import Context, RetryPolicy, RuleSet, Settings, Subject, SystemClock
+from onwhen.storage import create_storage
 
 APP = "tests.cli.fleets:shop"
 SECONDS = 30.0  # how long anything here may take on a busy machine
@@ -90,6 +92,12 @@ def block(ctx: Context[Order]) -> None:
     ctx.subject.count += 1000
 
 
+@shop.on("order.threaded")
+async def wait_in_thread(ctx: Context[Order]) -> None:
+    leave("threaded")
+    await asyncio.to_thread(threading.Event().wait)
+
+
 @shop.on("order.locked")
 def lock(ctx: Context[Order]) -> None:
     """Hold on to the interpreter in C, where no thread of Python's can get in."""
@@ -97,6 +105,14 @@ def lock(ctx: Context[Order]) -> None:
         return
     leave("locked")
     re.fullmatch("(a|a)*b", "a" * 64)
+
+
+async def make() -> None:
+    """Make the store that the environment means."""
+    settings = Settings()
+    store = create_storage(settings.store, **settings.storage())
+    await store.open(SystemClock())
+    await store.close()
 
 
 def until(what: Callable[[], Any], said: Callable[[], str] = str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pty
@@ -9,6 +10,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -19,8 +21,9 @@ import pytest
 
 from onwhen.cli._partitions import Sample
 from onwhen.engine.shared import PartitionState
+from onwhen.testing.servers import RedisServer
 from tests.cli import stores
-from tests.cli.fleets import APP, SECONDS, Started
+from tests.cli.fleets import APP, SECONDS, Started, make
 
 Launch = Callable[..., Started]
 Onwhen = Callable[..., Any]
@@ -95,6 +98,26 @@ def test_they_can_be_watched(launch: Launch, deployment: Mapping[str, str], tmp_
         watching.terminate()
     assert [len(sample["partitions"]) for sample in samples] == [4, 4, 4]
     assert samples[0]["time"] < samples[1]["time"] < samples[2]["time"]
+
+
+def test_watching_outlives_the_server(made: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever watches a fail-over is told that nobody answers, and then sees on."""
+    with RedisServer(appendonly=True) as server:
+        monkeypatch.setenv("ONWHEN_STORE", f"{server.url}?patience=0.1")
+        asyncio.run(make())
+        command = [sys.executable, "-m", "onwhen", "partitions", "--watch", "--every", "0.2", "--json"]
+        output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        with subprocess.Popen(command, **output, cwd=tmp_path, env=_environment()) as watching:  # type: ignore[call-overload]
+            limit = threading.Timer(SECONDS, watching.kill)
+            limit.start()
+            told = iter(watching.stdout)
+            assert next(told).startswith(b"{")
+            server.kill()
+            assert any(not line.startswith(b"{") for line in told)
+            server.start()
+            assert any(line.startswith(b"{") for line in told)
+            watching.kill()
+            limit.cancel()
 
 
 def test_a_terminal_shows_the_latest_at_its_top(launch: Launch, tmp_path: Path) -> None:

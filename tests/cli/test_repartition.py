@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import pty
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from itertools import count
 from typing import Any
 
 import pytest
 
 from onwhen.engine.partitions import partition_of
+from onwhen.errors import StoreError
+from onwhen.storage.redis._connection import Connection
 from onwhen.testing.servers import RedisServer
 from tests.cli.fleets import APP, Started, until
 from tests.storage.redis.deployments import NAMES, contents, event, fill, opened
@@ -151,3 +159,51 @@ def test_killed_in_the_middle_it_is_run_again(
     assert onwhen("repartition", "--partitions", "6").code == 0
     assert held(deployment) == (6, before[1])
     assert onwhen("repartition", "--undo").out == "There is nothing to take back.\n"
+
+
+def test_a_server_that_fails_on_the_way(
+    filled: Mapping[str, str], onwhen: Onwhen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said what to do, and then it can be done; a dry run tells that there is something to go on with."""
+    before = held(filled)
+    ask_many, calls = Connection.ask_many, count()
+
+    async def fails(self: Connection, commands: Any) -> Any:
+        if commands and commands[0][0] == "XADD" and next(calls) == 0:
+            raise StoreError("the server is gone")
+        return await ask_many(self, commands)
+
+    monkeypatch.setattr("onwhen.storage.redis._copying._BATCH", 1)
+    monkeypatch.setattr(Connection, "ask_many", fails)
+    ended = onwhen("repartition", "--partitions", "8")
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err.splitlines() == [
+        "Cut short: run it again, and it does what is left; or give it up with --undo.",
+        "onwhen: the server is gone",
+    ]
+    looked = onwhen("repartition", "--partitions", "8", "--dry-run")
+    assert "A move was begun and has not ended: it would be begun anew." in looked.out
+    assert json.loads(onwhen("repartition", "--undo", "--json").out) == {"undone": True}
+    assert held(filled) == before
+
+
+def test_on_a_terminal_it_shows_how_far_it_is(filled: Mapping[str, str], environment: Mapping[str, str]) -> None:
+    """In one line, which is gone at the end."""
+    ours, theirs = pty.openpty()
+    started = subprocess.Popen(
+        [sys.executable, "-m", "onwhen", "repartition", "--partitions", "8"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        env={**environment, **filled, "TERM": "xterm", "COLUMNS": "200"},
+    )
+    os.close(theirs)
+    told = b""
+    with suppress(OSError):  # what Linux says when the other side is closed
+        while some := os.read(ours, 4096):
+            told += some
+    os.close(ours)
+    out, _ = started.communicate(timeout=30)
+    assert started.returncode == 0
+    assert b"Moved from 4 to 8 partitions" in out
+    assert b" subjects" in told

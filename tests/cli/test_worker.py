@@ -34,7 +34,7 @@ def properties(onwhen: Onwhen, subject: str) -> Any:
 def test_it_runs_rules_until_it_is_told_to_end(launch: Launch, onwhen: Onwhen) -> None:
     """It says how it starts and what it owns; told to end it hands that over, for the next one to take at once."""
     worker = launch("worker", APP, "--id", "desk", "--lease", "3600")
-    worker.says(r"Z desk: runs 7 rules of tests.cli.fleets:shop, 4 partitions on redis://127.0.0.1:\d+/0\n")
+    worker.says(r"Z desk: runs 8 rules of tests.cli.fleets:shop, 4 partitions on redis://127.0.0.1:\d+/0\n")
     worker.says(r"Z desk: " + OWNS_ALL)
     assert onwhen("emit", "order.placed", "order:1", "--wait", "20").code == 0
     assert properties(onwhen, "order:1") == {"count": 1, "by": worker.process.pid}
@@ -172,6 +172,17 @@ def test_it_ends_though_a_rule_blocks_the_event_loop(launch: Launch, onwhen: Onw
     until(lambda: Path("blocked").exists())
     worker.send(signal.SIGTERM)
     assert worker.ends() == 143
+
+
+def test_it_ends_though_a_thread_goes_on(launch: Launch, onwhen: Onwhen) -> None:
+    """Python would wait for it for ever, though its turn was cut short long ago."""
+    worker = launch("worker", APP, "--grace", "0.5")
+    worker.says(OWNS_ALL)
+    assert onwhen("emit", "order.threaded", "order:1").code == 0
+    until(lambda: Path("threaded").exists())
+    worker.send(signal.SIGTERM)
+    assert worker.ends() == 143
+    worker.says("was cut short")
 
 
 # -- its health

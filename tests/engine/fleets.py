@@ -28,9 +28,9 @@ PARK = RetryPolicy(on_exhausted="park")
 RETRY = RetryPolicy(attempts=4, delay=timedelta(seconds=20), factor=1, jitter=0)
 ALONE = RetryPolicy(attempts=4, delay=timedelta(seconds=20), factor=1, jitter=0, in_order=False)
 _MOST_STEPS = 3_000_000  # callbacks of one test (a count)
-_LOCAL = ("open", "close")
+_LOCAL = ("close",)
 _CALLS = (
-    *("append", "bookmark", "starting", "read", "load", "commit", "promote", "dead_letter", "discard", "stats"),
+    *("open", "append", "bookmark", "starting", "read", "load", "commit", "promote", "dead_letter", "discard", "stats"),
     *("acquire", "renew", "release", "beat", "workers", "partition_states", "tail", "fire", "pending", "waiting"),
     *("outgoing", "deliver", "trim"),
 )  # of a store, but for those that return many things one by one

@@ -96,7 +96,9 @@ async def test_a_partition_whose_server_is_away_costs_no_other_its_lease() -> No
 
 
 @pytest.mark.parametrize("outcome", ["before", "after"])
-@pytest.mark.parametrize("called", ["load", "commit", "tail", "fire", "retries", "outgoing", "renew", "beat", "acquire"])
+@pytest.mark.parametrize(
+    "called", ["load", "commit", "tail", "fire", "retries", "outgoing", "renew", "beat", "acquire"]
+)
 def test_after_an_error_of_the_store_all_goes_on(called: str, outcome: str) -> None:
     """Each event is applied once and in order, whichever call fails, and whether it had its effect."""
 

@@ -49,12 +49,14 @@ class Verdict:
     said: str
 
 
-def hunt(mutant: Mutant, directory: Path) -> Verdict:
+def hunt(mutant: Mutant, directory: Path, most: int = _MOST_SEEDS, *arguments: str) -> Verdict:
     """Run worlds over a variant until one breaks the promise.
 
     Args:
         mutant: the variant.
         directory: an empty one, for the copy.
+        most: in how many worlds it may stay unnoticed (a count).
+        *arguments: of the command that runs worlds.
 
     Raises:
         LookupError: a text is not there exactly once.
@@ -67,7 +69,7 @@ def hunt(mutant: Mutant, directory: Path) -> Verdict:
     module.write_text(_changed(module.read_text(), mutant))
     step, first = (_FILES, _FILES - 1) if mutant.on_file else (1, 0)
     command = [sys.executable, "-m", "tests.simulation", "--most", "1", "--processes", "1"]
-    command += ["--first", str(first), "--seeds", str(_MOST_SEEDS // step), "--step", str(step)]
+    command += ["--first", str(first), "--seeds", str(most // step), "--step", str(step), *arguments]
     environment = {"PATH": os.environ.get("PATH", "")}  # nothing that would find the package, or measure the copy
     done = subprocess.run(
         command, cwd=directory, env=environment, capture_output=True, text=True, check=False, timeout=300

@@ -53,9 +53,7 @@ ERROR = Failure(type="LookupError", message="not there", traceback="é\0")
 Make: TypeAlias = Callable[[Path, int, int, int], Store]
 MAKERS: dict[str, tuple[Make, bool]] = {  # how a store is made, and whether another one has what it has kept
     "memory": (
-        lambda _folder, _clock, n, window, history: create_memory_storage(
-            partitions=n, dedup_window=window, history=history
-        ),
+        lambda _, n, window, history: create_memory_storage(partitions=n, dedup_window=window, history=history),
         False,
     ),
     "sqlite": (

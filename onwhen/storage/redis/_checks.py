@@ -65,10 +65,10 @@ async def check(address: Address, nodes: Sequence[Node], key_prefix: str, *, is_
     """
     unsaved: list[str] = []
     for node in nodes:
-        await node.look()
+        more = await _ask(node, address, _MORE, 2, "connecting")
         facts = dict(node.info.facts) if node.info is not None else {}
         check_server(address, node.name, facts)
-        facts |= facts_of(await _ask(node, address, _MORE, 2, "INFO"))
+        facts |= facts_of(more)
         check_settings(node.name, facts)
         await _check_rights(node, address, key_prefix)
         if facts.get("aof_enabled") == "0":

@@ -6,7 +6,8 @@ here about without reading it, but for what stands in front: due moments, order 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Any, Final, TypeAlias
 
@@ -22,6 +23,7 @@ from onwhen.engine.store import (
     SubjectRecord,
     Timer,
 )
+from onwhen.errors import StoreCorrupt, StoreError
 from onwhen.storage._encoding import failure_of, failure_text, micros, moment, text_of, write_of
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "owner_prefix",
     "padded_id",
     "position_of",
+    "reading",
     "record_of",
     "retry_of",
     "retry_words",
@@ -62,6 +65,17 @@ _PARKED: Final = _DUE + _ORDER  # where that is said of a retry
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder().decode
 _event: Final = Event.restored
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Say that what is stored is damaged, if it cannot be read."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except Exception as error:
+        raise StoreCorrupt(f"something that is stored in Redis is damaged, and left as it is: {error}") from error
 
 
 # -- positions

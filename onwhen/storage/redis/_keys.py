@@ -7,6 +7,7 @@ before.
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from onwhen.errors import SettingError, StoreError
@@ -96,6 +97,10 @@ class DeploymentKeys:
             raise SettingError(
                 f"key_prefix={prefix!r} must be printable text without braces, for example 'onwhen'",
                 settings=("key_prefix",),
+            )
+        if re.search(r":p[0-9]+$", prefix):  # its keys would be those of a partition of the deployment named before
+            raise SettingError(
+                f"key_prefix={prefix!r} must not end like the name of a partition", settings=("key_prefix",)
             )
         self.prefix = prefix
         self.meta = f"{{{prefix}}}:meta".encode()

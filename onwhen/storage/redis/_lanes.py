@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from onwhen.errors import StoreError, StoreFormatError
 from onwhen.storage.redis._connection import Connection, Mark, Script, Word
+from onwhen.storage.redis._encoding import reading
 from onwhen.storage.redis._keys import PartitionKeys
 
 __all__ = ["Job", "Kind", "Lane", "refusal"]
@@ -193,7 +194,8 @@ class Lane:
             if job.future.done():
                 continue  # whoever asked was cancelled
             try:
-                result = job.read(one, low)
+                with reading():
+                    result = job.read(one, low)
             except StoreError as error:
                 job.future.set_exception(error)
             else:
@@ -205,7 +207,7 @@ class Lane:
         if kind.has_token:
             args.append("" if token is None else f"={token}")
         args += kind.head
-        keys = self._keys.fixed
+        keys = list(self._keys.fixed)
         if kind.is_many:
             args.append(len(jobs))
             for job in jobs:

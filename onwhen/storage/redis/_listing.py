@@ -35,7 +35,6 @@ __all__ = ["Listing"]
 
 _T = TypeVar("_T")
 
-_Item: TypeAlias = tuple[bytes, int, bytes, bytes]  # order, partition, value, starts
 _Page: TypeAlias = Callable[[int, bytes], Coroutine[Any, Any, list[tuple[bytes, Any]]]]
 
 _PAGE: Final = 200  # items that are read at once (a count)

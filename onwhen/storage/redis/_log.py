@@ -118,7 +118,8 @@ class Log:
             rows, *noted = await deployment.read({partition: commands})
             if noted:
                 starts = as_dict(noted[0])
-            entries += [entry_of(id, fields, (starts or {}).get(id)) for id, fields in rows]
+            with reading():
+                entries += [entry_of(id, fields, (starts or {}).get(id)) for id, fields in rows]
             if len(rows) < count:
                 break
             start = f"({rows[-1][0].decode()}"
@@ -148,7 +149,8 @@ class Log:
         (noted,) = await deployment.read({partition: [("HGETALL", keys.starts)]})
         self._measure(rows)
         starts = as_dict(noted)
-        return [entry_of(id, fields, starts.get(id)) for id, fields in rows]
+        with reading():
+            return [entry_of(id, fields, starts.get(id)) for id, fields in rows]
 
     def _measure(self, rows: Sequence[Any]) -> int:
         size = sum([len(fields[3]) for _, fields in rows])

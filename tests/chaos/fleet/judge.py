@@ -11,7 +11,7 @@ accepted before; and they are lost as a whole, except for what partitions on oth
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -38,10 +38,12 @@ class Loss:
     Attributes:
         begun: when what had been acknowledged until then may be lost at the earliest (seconds since the epoch).
         over: when the new master was the only one.
+        how: what happened to the old one.
     """
 
     begun: float
     over: float
+    how: str = "kill"
 
 
 @dataclass(slots=True)
@@ -139,7 +141,7 @@ async def look(
     return wrong, {
         **case.figures(),
         "all events": sum(state.appended for state in states),
-        "lost": len(case.missing),
+        **{f"lost by {how}": count for how, count in sorted(case.lost_by.items())},
         "seen handled": ledger.handled,
         "calls made again": ledger.refused,
         "called duplicates": len(ledger.duplicates),
@@ -158,12 +160,14 @@ class FleetCase(Case):
 
     Attributes:
         missing: emitter and number of accepted events that are nowhere.
+        lost_by: how the fail-over went that explains them -> how many (a count).
     """
 
     def __init__(
         self, content: Content, ledger: FleetLedger, losses: Sequence[Loss], partitions: int, is_one: bool
     ) -> None:
         self.missing: set[tuple[int, int]] = set()
+        self.lost_by: Counter[str] = Counter()
         super().__init__(content, ledger)
         self._losses, self._partitions, self._is_one = losses, partitions, is_one
         self._times = ledger.times
@@ -200,7 +204,10 @@ class FleetCase(Case):
         for (emitter, partition), numbers in lines.items():
             gone = [number for number in numbers if self._is_missing(emitter, number)]
             for number in gone:
-                if not any(self._explains(loss, emitter, number, numbers) for loss in self._losses):
+                explained = [loss.how for loss in self._losses if self._explains(loss, emitter, number, numbers)]
+                if explained:
+                    self.lost_by[explained[0]] += 1
+                else:
                     yield (
                         f"{emitter}.{number} of partition {partition} was accepted at "
                         f"{self._times[emitter][number]:.3f} and is nowhere; fail-overs: {self._losses}"

@@ -63,7 +63,7 @@ class Fleet:
         folder: where all is kept.
         seed: what the moments are drawn from. The same seed does not hit at the same instruction again.
         done: fault -> how often it has happened (a count).
-        restarts: why workers were started again besides -> how often (a count).
+        restarts: what workers have said that were started again besides -> how often (a count).
         figures: what the latest look at the store has found (counts).
     """
 
@@ -268,7 +268,8 @@ class Fleet:
             told = (self.folder / f"{worker.name}.log").read_text()[-4000:]
             raise Violation(f"worker {worker.name} has ended with code {code}:\n{told}")
         if not worker.is_meant:
-            self.restarts["stalled" if code == STALLED else "no store"] += 1
+            told = (self.folder / f"{worker.name}.log").read_text().splitlines()
+            self.restarts[told[-1] if told else f"code {code}"] += 1
         self._start()
 
     def _until(self, is_so: Callable[[], bool], what: str, patience: float = _PATIENCE) -> None:

@@ -22,7 +22,7 @@ from typing import Final, NoReturn
 
 from onwhen import EventBus, Limits
 from onwhen.engine.worker import Worker
-from onwhen.errors import StoreError, WorkerStalled
+from onwhen.errors import StoreError, StoreFormatError, WorkerStalled
 from onwhen.storage.redis import create_redis_storage
 from tests.chaos.rules import rules
 
@@ -94,6 +94,8 @@ def _be_worker(orders: Orders, folder: Path) -> NoReturn:
     except WorkerStalled:
         traceback.print_exc()
         code = STALLED
+    except StoreFormatError:  # nothing of this changes what is stored: it is no reason to start again
+        traceback.print_exc()
     except StoreError:
         traceback.print_exc()
         code = LOST

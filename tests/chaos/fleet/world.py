@@ -107,17 +107,17 @@ class World:
         """Have another server take the place of a master; returns how it went."""
         if self.kind == "sentinel":
             how = self._draw.choice(("kill", "kill", "pause", "ask"))
-            self._losing(lambda: self._sentinels.fail_over(how))  # type: ignore[arg-type]
+            self._losing(how, lambda: self._sentinels.fail_over(how))  # type: ignore[arg-type]
         else:
             how = self._draw.choice(("kill", "kill", "ask"))
             shard = self._draw.randrange(3)
-            self._losing(lambda: self._cluster.fail_over(shard, how))  # type: ignore[arg-type]
+            self._losing(how, lambda: self._cluster.fail_over(shard, how))  # type: ignore[arg-type]
         return how
 
-    def _losing(self, fail_over: Callable[[], object]) -> None:
+    def _losing(self, how: str, fail_over: Callable[[], object]) -> None:
         begun = time.time()
         fail_over()
-        self.losses.append(Loss(begun, time.time()))
+        self.losses.append(Loss(begun, time.time(), how))
 
     def move(self, key: str) -> None:
         """Move the slot of a key to another master, key by key."""

@@ -315,8 +315,8 @@ class FleetWorld:
         waits |= {retry.subject for retry in retries}
         if not waits <= parked or self._is_between() or any(part.state.timers for part in parts):
             return False
-        living = {machine.worker.id for machine in self._of(WorkerMachine)}
-        if not all(part.look().owner in living for part in parts):
+        owned = [number for machine in self._of(WorkerMachine) for number in machine.worker.status().owned]
+        if sorted(owned) != [*range(self.plan.partitions)]:
             return False
         if letters:
             for id in letters:

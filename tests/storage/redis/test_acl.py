@@ -31,6 +31,7 @@ def server() -> Iterator[RedisServer]:
         f"app on >secret {rules('desk')}",
         f"starred on >secret {rules('d*k')}",
         "nobody on >secret -@all +ping",
+        "looker on >secret -@all +info ~*",
         f"reader on >secret {rules('desk')} -xadd -xtrim",
         f"other on >secret {rules('shop')}",
     ]
@@ -174,6 +175,7 @@ async def test_other_keys_are_out_of_reach(server: RedisServer) -> None:
     ("user", "message"),
     [
         ("nobody", "'info' command"),
+        ("looker", r"refuses: .*'eval' command.*; ACL SETUSER looker resetchannels "),
         ("reader", r"does not allow user 'reader', on keys that start with {desk: XADD, XTRIM\. ACL SETUSER reader "),
         ("other", r"on keys that start with {desk: DEL, EXISTS, HDEL, HEXISTS, HGET, \.\.\.\. ACL SETUSER other "),
     ],
@@ -183,3 +185,17 @@ async def test_what_is_missing_is_told_when_it_is_opened(server: RedisServer, us
     connection = Connection(server.url_of(user, "secret"), "desk")
     with pytest.raises(StoreError, match=message):
         await connection.open()
+
+
+async def test_nothing_shows_the_password() -> None:
+    """Neither the names of things nor errors, whatever is wrong."""
+    with RedisServer(acl=["app on >hush-hush ~* &* +@all"]) as server:
+        connection = Connection(server.url_of("app", "hush-hush"))
+        await connection.open()
+        assert "hush" not in f"{connection} {connection!r} {connection.address!r}"
+        assert str(connection) == f"redis://127.0.0.1:{server.port}"
+        await connection.close()
+        wrong = Connection(server.url_of("app", "hush-wrong"))
+        with pytest.raises(StoreError, match=r"WRONGPASS .*user or password is not right") as caught:
+            await wrong.open()
+        assert "hush" not in str(caught.value)

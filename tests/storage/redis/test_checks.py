@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterator, Mapping
 
@@ -10,7 +11,7 @@ import pytest
 from onwhen.errors import StoreError
 from onwhen.storage.redis._address import Address
 from onwhen.storage.redis._checks import check_server
-from onwhen.storage.redis._connection import Connection
+from onwhen.storage.redis._connection import Connection, Script
 from onwhen.testing.servers import RedisCluster, RedisServer
 
 
@@ -126,3 +127,22 @@ async def test_a_server_that_is_not_there_is_told() -> None:
         await opened(url)
     with pytest.raises(StoreError, match=r"Redis no-such-host.invalid:6379, connecting: not sent"):
         await opened("redis://no-such-host.invalid")
+
+
+async def test_a_server_that_is_busy_is_waited_for() -> None:
+    """As by every call; then it is looked at."""
+    with RedisServer(options={"busy-reply-threshold": "10"}) as server:
+        other = Connection(server.url)
+        await other.open()
+        busy = asyncio.ensure_future(other.run(Script("forever", "#!lua\nwhile true do end"), ["{onwhen:p0}:n"]))
+        await asyncio.sleep(0.1)
+        with pytest.raises(StoreError, match=r"connecting: BUSY"):
+            await opened(f"{server.url}?patience=0.1")
+        opening = asyncio.ensure_future(opened(server.url))
+        await asyncio.sleep(0.1)
+        assert not opening.done()
+        server.ask("SCRIPT", "KILL")
+        await opening
+        with pytest.raises(StoreError):
+            await busy
+        await other.close()

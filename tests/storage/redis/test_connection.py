@@ -5,23 +5,17 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
-import shutil
 import time
 import warnings
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import Iterator
 
+import psutil
 import pytest
 
-from onwhen.errors import StoreError, StoreFull
+from onwhen.errors import StoreError
 from onwhen.storage.redis._connection import Connection, Script
 from onwhen.testing.servers import FaultProxy, RedisServer
-
-COUNT = Script("count", "#!lua\nreturn redis.call('INCR', KEYS[1])")
-ECHO = Script("echo", "#!lua flags=no-writes\nreturn {KEYS[1], ARGV[1], ARGV[2], 7, false}")
-DRAIN = Script("drain", "#!lua flags=allow-oom\nreturn redis.call('INCR', KEYS[1])")
-KEY = "{onwhen:p0}:n"
+from tests.storage.redis.connecting import COUNT, ECHO, KEY, connected, until
 
 
 @pytest.fixture(scope="module")
@@ -30,30 +24,16 @@ def server() -> Iterator[RedisServer]:
         yield server
 
 
-@asynccontextmanager
-async def connected(url: str, **options: object) -> AsyncIterator[Connection]:
-    query = "&".join(f"{name}={value}" for name, value in options.items())
-    connection = Connection(f"{url}?{query}")
-    await connection.open()
-    try:
-        yield connection
-    finally:
-        await connection.close()
-    with pytest.raises(StoreError, match=r"is not open"):
-        await connection.ask("GET", KEY)
+@pytest.fixture(autouse=True)
+def _clean(server: RedisServer) -> Iterator[None]:
+    yield
+    server.ask("FLUSHALL")
 
 
 def clients(server: RedisServer) -> int:
     """Return how many connections there are, without the one that asks."""
     listed = server.ask("CLIENT", "LIST", "TYPE", "normal")
     return str(listed).count("\n") - 1
-
-
-async def until(what: object, *, within: float = 5.0) -> None:
-    deadline = time.monotonic() + within
-    while not what():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
@@ -137,29 +117,30 @@ async def test_a_lost_reply_is_told_at_once_and_nothing_is_sent_again(server: Re
 async def test_a_reply_that_does_not_come_is_waited_for_no_longer_than_the_time_out(server: RedisServer) -> None:
     """And one that comes later is not taken for that of another call."""
     with FaultProxy(server.port) as proxy:
-        async with connected(proxy.url, timeout=0.3) as connection:
+        async with connected(proxy.url, timeout=1) as connection:
             await connection.ask("SET", KEY, "a")
             proxy.swallow_replies()
             started = time.monotonic()
             with pytest.raises(StoreError, match=r"GET: no answer in time; whether it was executed is not known"):
                 await connection.ask("GET", KEY)
-            assert 0.25 < time.monotonic() - started < 3
+            assert 0.9 < time.monotonic() - started < 4
             assert await connection.ask("STRLEN", KEY) == 1
     server.ask("DEL", KEY)
 
 
 async def test_a_server_that_does_not_answer_holds_nobody_up_for_ever(server: RedisServer) -> None:
     """Neither those that have a connection, nor those that wait for one, nor those that open one."""
-    async with connected(server.url, timeout=0.3, connect_timeout=0.3, max_connections=2) as connection:
+    async with connected(server.url, timeout=1, connect_timeout=1, max_connections=2) as connection:
         server.pause()
         try:
+            await until(lambda: psutil.Process(server.pid).status() == psutil.STATUS_STOPPED)
             started = time.monotonic()
             found = await asyncio.gather(*(connection.ask("GET", KEY) for _ in range(6)), return_exceptions=True)
-            assert time.monotonic() - started < 3
+            assert time.monotonic() - started < 10
         finally:
             server.resume()
         assert all(isinstance(error, StoreError) for error in found)
-        assert any("all 2 connections were in use for 0.3 s" in str(error) for error in found)
+        assert any("all 2 connections were in use for 1 s" in str(error) for error in found)
         assert await connection.ask("GET", KEY) is None
 
 
@@ -266,135 +247,25 @@ async def test_a_server_that_was_started_again_is_another_one() -> None:
             assert await connection.ask("INCR", KEY, since=after) == 2
 
 
-async def test_a_replica_is_waited_out_and_counts_as_another_server() -> None:
-    """It was not executed there; when the server is master again, it may be so with another history."""
-    with RedisServer() as server:
-        async with connected(server.url) as connection:
-            mark = await connection.mark(KEY)
-            server.ask("REPLICAOF", "127.0.0.1", "1")
-            task = asyncio.ensure_future(connection.run(COUNT, [KEY]))
-            await asyncio.sleep(0.1)
-            assert not task.done()
-            server.ask("REPLICAOF", "NO", "ONE")
-            assert await task == 1
-            assert await connection.mark(KEY) != mark
-        async with connected(server.url, patience=0.2) as connection:
-            server.ask("REPLICAOF", "127.0.0.1", "1")
-            with pytest.raises(StoreError, match=r"READONLY .*; this server is a replica"):
-                await connection.run(COUNT, [KEY])
-
-
-async def test_a_full_server_takes_what_drains_it_and_refuses_the_rest() -> None:
-    """After a moment of patience; what was refused was not executed, and goes on when there is room."""
-    with RedisServer() as server:
-        async with connected(server.url) as connection:
-            server.ask("CONFIG", "SET", "maxmemory", "1")
-            with pytest.raises(StoreFull, match=r"script count: OOM .*raise it, or let workers drain the backlog"):
-                await connection.run(COUNT, [KEY])
-            assert await connection.run(DRAIN, [KEY]) == 1
-            task = asyncio.ensure_future(connection.run(COUNT, [KEY]))
-            await asyncio.sleep(0.05)
-            server.ask("CONFIG", "SET", "maxmemory", "0")
-            assert await task == 2
-
-
-async def test_a_server_that_runs_somebody_elses_long_script_is_waited_for() -> None:
-    """Until it has ended, or patience has."""
-    forever = Script("forever", "#!lua\nwhile true do end")
-    with RedisServer(options={"busy-reply-threshold": "10"}) as server:
-        async with (
-            connected(server.url, patience=0.1) as hasty,
-            connected(server.url) as connection,
-            connected(server.url) as other,
-        ):
-            busy = asyncio.ensure_future(other.run(forever, [KEY]))
-            await asyncio.sleep(0.05)
-            with pytest.raises(StoreError, match=r"BUSY .*end it with SCRIPT KILL"):
-                await hasty.run(COUNT, [KEY])
-            task = asyncio.ensure_future(connection.run(COUNT, [KEY]))
-            await asyncio.sleep(0.02)
-            server.ask("SCRIPT", "KILL")
-            assert await task == 1
-            with pytest.raises(StoreError, match=r"script forever: "):
-                await busy
-
-
-async def test_a_server_without_its_replicas_is_waited_for() -> None:
-    """As long as it refuses to write; nothing was executed."""
-    with RedisServer() as server:
-        async with connected(server.url, patience=0.1) as hasty, connected(server.url) as connection:
-            server.ask("CONFIG", "SET", "min-replicas-to-write", "1")
-            with pytest.raises(StoreError, match=r"NOREPLICAS .*min-replicas-to-write demands"):
-                await hasty.run(COUNT, [KEY])
-            task = asyncio.ensure_future(connection.run(COUNT, [KEY]))
-            await asyncio.sleep(0.05)
-            server.ask("CONFIG", "SET", "min-replicas-to-write", "0")
-            assert await task == 1
-
-
-async def test_a_server_that_cannot_write_its_snapshots_is_waited_for(tmp_path: Path) -> None:
-    """It refuses every change, before it is made."""
-    folder = tmp_path / "gone"
-    folder.mkdir()
-    options = {"dir": str(folder), "save": "3600 1"}
-    with RedisServer(options=options) as server:
-        async with connected(server.url, patience=0.1) as hasty, connected(server.url) as connection:
-            shutil.rmtree(folder)
-            server.ask("BGSAVE")
-            await until(lambda: server.info("persistence")["rdb_last_bgsave_status"] == "err")
-            with pytest.raises(StoreError, match=r"MISCONF .*see its log"):
-                await hasty.run(COUNT, [KEY])
-            task = asyncio.ensure_future(connection.run(COUNT, [KEY]))
-            await asyncio.sleep(0.05)
-            server.ask("CONFIG", "SET", "stop-writes-on-bgsave-error", "no")
-            assert await task == 1
-            server.ask("CONFIG", "SET", "save", "")
-
-
-async def test_a_server_that_reads_its_data_is_waited_for() -> None:
-    """It says so, and closes nothing; after patience has ended so does the call."""
-    options = {"key-load-delay": "2000", "loading-process-events-interval-bytes": "1024"}
-    with RedisServer(appendonly=True, options=options) as server:
-        wire = server.wire()
-        for number in range(500):
-            wire.ask("SET", f"{{onwhen:p0}}:{number}", "x" * 100)
-        wire.close()
-        server.ask("BGREWRITEAOF")
-        await until(lambda: server.info("persistence")["aof_rewrite_in_progress"] == "0")
-        async with connected(server.url) as patient, connected(server.url, patience=0.1) as hasty:
-            await asyncio.to_thread(server.kill)
-            starting = asyncio.ensure_future(asyncio.to_thread(server.start))
-            refused: set[str] = set()
-            while not starting.done() and "LOADING" not in refused:
-                try:
-                    await hasty.run(COUNT, [KEY])
-                except StoreError as error:
-                    refused |= {word for word in ("LOADING", "Connect call failed") if word in str(error)}
-                await asyncio.sleep(0.01)
-            assert "LOADING" in refused
-            assert await patient.run(COUNT, [KEY]) == 1
-            await starting
-
-
 async def test_blocking_reads_have_connections_of_their_own(server: RedisServer) -> None:
     """They hold up nobody, may last longer than other calls, and end at once when they are cancelled."""
-    read = ("XREAD", "BLOCK", 600, "STREAMS", KEY, "$")
-    async with connected(server.url, timeout=0.3, max_connections=1) as connection:
+    read = ("XREAD", "BLOCK", 2000, "STREAMS", KEY, "$")
+    async with connected(server.url, timeout=1, max_connections=1) as connection:
         started = time.monotonic()
-        reading = asyncio.ensure_future(connection.block(*read, key=KEY, timeout=0.6))
+        reading = asyncio.ensure_future(connection.block(*read, key=KEY, timeout=2))
         assert await connection.ask("GET", "{onwhen:p0}:other") is None
         assert await reading is None
-        assert time.monotonic() - started > 0.5
-        reading = asyncio.ensure_future(connection.block(*read, key=KEY, timeout=0.6))
+        assert time.monotonic() - started > 1.9
+        reading = asyncio.ensure_future(connection.block(*read, key=KEY, timeout=2))
         await until(lambda: server.info("clients")["blocked_clients"] == "1")
         await connection.ask("XADD", KEY, "*", "a", "b")
         assert KEY.encode() in (answer := await reading) or answer[0][0] == KEY.encode()
-        reading = asyncio.ensure_future(connection.block(*read, key=KEY, timeout=0.6))
+        reading = asyncio.ensure_future(connection.block(*read, key=KEY, timeout=2))
         await until(lambda: server.info("clients")["blocked_clients"] == "1")
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading
-        await until(lambda: server.info("clients")["blocked_clients"] == "0", within=0.3)
+        await until(lambda: server.info("clients")["blocked_clients"] == "0", within=1)
         await connection.ask("DEL", KEY)
 
 
@@ -435,17 +306,3 @@ async def test_calls_under_way_end_when_it_is_closed(server: RedisServer) -> Non
     await connection.close()
     with pytest.raises(StoreError):
         await reading
-
-
-async def test_nothing_shows_the_password() -> None:
-    """Neither the names of things nor errors, whatever is wrong."""
-    with RedisServer(acl=["app on >hush-hush ~* &* +@all"]) as server:
-        connection = Connection(server.url_of("app", "hush-hush"))
-        await connection.open()
-        assert "hush" not in f"{connection} {connection!r} {connection.address!r}"
-        assert str(connection) == f"redis://127.0.0.1:{server.port}"
-        await connection.close()
-        wrong = Connection(server.url_of("app", "hush-wrong"))
-        with pytest.raises(StoreError, match=r"WRONGPASS .*user or password is not right") as caught:
-            await wrong.open()
-        assert "hush" not in str(caught.value)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -77,3 +79,34 @@ async def test_calls_go_on_at_the_new_master(sentinels: Sentinels) -> None:
     assert await connection.mark(KEY) != mark
     await connection.ask("DEL", KEY)
     await connection.close()
+
+
+def test_it_is_opened_anew_on_another_event_loop(sentinels: Sentinels) -> None:
+    """What was open to Sentinels and servers is let go of without a sound."""
+    connection = Connection(sentinels.url)
+
+    async def count() -> int:
+        await connection.open()
+        return int(await connection.run(COUNT, [KEY]))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first = asyncio.run(count())
+        assert asyncio.run(count()) == first + 1
+        asyncio.run(connection.close())
+        gc.collect()
+
+
+async def test_a_master_that_says_that_it_is_none_is_not_believed(sentinels: Sentinels) -> None:
+    """The Sentinels may not have noticed yet. It is asked again, for a while; nothing is sent to it."""
+    master = sentinels.master()
+    connection = Connection(f"{sentinels.url}?patience=0.2")
+    await connection.open()
+    replica = next(server for server in sentinels.servers if server is not master)
+    master.ask("REPLICAOF", "127.0.0.1", replica.port)
+    try:
+        with pytest.raises(StoreError, match=r"but it is a replica; wait for the fail-over|READONLY"):
+            await connection.run(COUNT, [KEY])
+    finally:
+        master.ask("REPLICAOF", "NO", "ONE")
+        await connection.close()

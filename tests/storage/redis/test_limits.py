@@ -72,6 +72,22 @@ async def test_each_partition_has_its_limit(url: str, key_prefix: str) -> None:
             assert caught.value.partition == partition
 
 
+async def test_of_very_many_timers_some_are_told_at_a_time(url: str, key_prefix: str) -> None:
+    """Those that moved before too: as long as the next one is due already, there are more."""
+    async with opened(url, key_prefix, partitions=1) as store:
+        await store.append(0, [event("0")])
+        due = (await store.read(0, None, 1))[0].accepted
+        keys = [f"{number:04}" for number in range(1500)]
+        await commit(store, timers=[Timer(subject="a", key=key, due=due, event=event(key)) for key in keys])
+        while (await store.fire(0)).next_due is not None:
+            pass
+        first = await store.promote(0, None)
+        assert first.next_due is not None
+        rest = await store.promote(0, first.entries[-1].position)
+        assert rest.next_due is None
+        assert [entry.event.id for entry in (*first.entries, *rest.entries)] == keys
+
+
 async def test_a_full_server_is_drained() -> None:
     """It takes no events, but all that workers do to what it has: so it becomes less full."""
     with RedisServer() as server:

@@ -14,6 +14,7 @@ from onwhen.engine.shared import Outgoing
 from onwhen.errors import StoreCorrupt, StoreError, StoreFormatError, StoreInUse
 from onwhen.storage.redis import RedisStore
 from onwhen.storage.redis._connection import Connection
+from onwhen.storage.redis._encoding import accepted_key
 from onwhen.storage.redis._keys import DeploymentKeys
 from onwhen.storage.redis._repartition import Repartition
 from onwhen.storage.redis._rights import rules
@@ -24,9 +25,9 @@ from tests.storage.redis.deployments import NAMES, contents, event, fill, opened
 
 @asynccontextmanager
 async def mover(
-    url: str, prefix: str, connect: Callable[[str], Connection] = Connection, **options: bool
+    url: str, prefix: str, connect: Callable[[str, str], Connection] = Connection, **options: bool
 ) -> AsyncIterator[Repartition]:
-    connection = connect(url)
+    connection = connect(url, prefix)
     await connection.open()
     try:
         yield Repartition(connection, DeploymentKeys(prefix), **options)
@@ -232,8 +233,8 @@ class Killed(BaseException):
 async def cut_short(url: str, prefix: str, after_calls: int, partitions: int) -> bool:
     """Begin a move, and end in the middle of it; False if it came to its end before."""
 
-    def connect(url: str) -> Connection:
-        connection = Cut(url)
+    def connect(url: str, prefix: str) -> Connection:
+        connection = Cut(url, prefix)
         connection.left = after_calls
         return connection
 
@@ -298,6 +299,37 @@ async def see_that_it_is_all(server: RedisServer, prefix: str, partitions: int, 
     server.ask("FLUSHALL")
 
 
+@pytest.mark.parametrize("calls", [12, 40, 80, 100, 120])
+async def test_the_server_is_killed_in_the_middle(key_prefix: str, calls: int) -> None:
+    """Started again on what it has kept, it has all of it; and the move is made by another try."""
+    with RedisServer(appendonly=True, appendfsync="always") as server:
+        async with opened(server.url, key_prefix, 2) as store:
+            await fill(store)
+            held = await contents(store)
+
+        class Fatal(Cut):
+            def _count(self) -> None:
+                self.left -= 1
+                if self.left == 0:
+                    server.kill()
+
+        def connect(url: str, prefix: str) -> Connection:
+            connection = Fatal(f"{url}?patience=0.1", prefix)
+            connection.left = calls
+            return connection
+
+        async with mover(server.url, key_prefix, connect) as moving:
+            with pytest.raises(StoreError):
+                await moving.run(3)
+        server.start()
+        async with mover(server.url, key_prefix) as moving:
+            if not await is_moved(moving):
+                await moving.run(3)
+            else:
+                await moving.undo()
+        await see_that_it_is_all(server, key_prefix, 3, held)
+
+
 async def test_nobody_opens_what_is_on_its_way(redis_server: RedisServer, key_prefix: str) -> None:
     """The message says what to do about it."""
     async with opened(redis_server.url, key_prefix, 2) as store:
@@ -327,11 +359,108 @@ async def test_of_two_at_a_time_one_counts(redis_server: RedisServer, key_prefix
     await see_that_it_is_all(redis_server, key_prefix, 6, held)
 
 
+async def test_who_comes_while_another_begins_is_told(redis_server: RedisServer, key_prefix: str) -> None:
+    """What he has looked at is not there any more."""
+    async with opened(redis_server.url, key_prefix, 4) as store:
+        await fill(store)
+        held = await contents(store)
+
+    class Late(Connection):
+        async def run(self, script: Any, keys: Any, args: Any = (), **more: Any) -> Any:
+            if script.name == "move" and args[1] == "begin":
+                async with mover(redis_server.url, key_prefix) as other:
+                    await other.run(6)
+            return await super().run(script, keys, args, **more)
+
+    async with mover(redis_server.url, key_prefix, Late) as moving:
+        with pytest.raises(StoreError, match="somebody else"):
+            await moving.run(8)
+    await see_that_it_is_all(redis_server, key_prefix, 6, held)
+
+
+async def test_what_is_undone_meanwhile_is_open(redis_server: RedisServer, key_prefix: str) -> None:
+    """Also the partitions that were closed after somebody else had opened them."""
+    async with opened(redis_server.url, key_prefix, 4) as store:
+        await fill(store)
+        held = await contents(store)
+
+    class Paused(Connection):
+        closed = 0
+
+        async def run(self, script: Any, keys: Any, args: Any = (), **more: Any) -> Any:
+            self.closed += script.name == "close"
+            if self.closed == 3:
+                async with mover(redis_server.url, key_prefix) as other:
+                    self.closed += 1
+                    assert await other.undo()
+            return await super().run(script, keys, args, **more)
+
+    async with mover(redis_server.url, key_prefix, Paused) as moving:
+        with pytest.raises(StoreError, match="somebody else"):
+            await moving.run(8)
+    await see_that_it_is_all(redis_server, key_prefix, 4, held)
+
+
+async def test_a_partition_that_is_lost_is_noticed(redis_server: RedisServer, key_prefix: str) -> None:
+    """Before anything is changed: what is left may be of use to whoever restores it."""
+    async with opened(redis_server.url, key_prefix, 4) as store:
+        await fill(store)
+    redis_server.ask("DEL", f"{{{key_prefix}:p2}}:meta")
+    before = keys_of(redis_server)
+    async with mover(redis_server.url, key_prefix) as moving:
+        with pytest.raises(StoreCorrupt, match=r"partition 2 of .* is not there any more"):
+            await moving.run(8)
+    assert keys_of(redis_server) == before
+    redis_server.ask("FLUSHALL")
+
+
+# -- what several partitions had alike
+
+
+async def test_two_events_of_one_position_stay_two(redis_server: RedisServer, key_prefix: str) -> None:
+    """Positions are of a partition; whoever sends one of them again is told the right one all the same."""
+    names = [next(name for name in NAMES if partition_of(name, 4) == partition) for partition in (0, 2)]
+    id = "1790000000000000-3"  # odd: it was a timer
+    async with opened(redis_server.url, key_prefix, 4):
+        pass
+    for name, partition in zip(names, (0, 2), strict=True):
+        tag, sent = f"{{{key_prefix}:p{partition}}}", event(f"of {name}", name)
+        redis_server.ask("XADD", f"{tag}:log", id, "a", 1_790_000_000_000_000, "e", sent.to_json())
+        redis_server.ask("ZADD", f"{tag}:fired", 0, id)
+        redis_server.ask("HSET", f"{tag}:starts", id, 2)
+        redis_server.ask("HSET", f"{tag}:seen", accepted_key(sent), id)
+        redis_server.ask("RPUSH", f"{tag}:window", accepted_key(sent))
+    async with mover(redis_server.url, key_prefix) as moving:
+        assert (await moving.run(2)).counts["events"] == 2
+    async with opened(redis_server.url, key_prefix) as store:
+        entries = await store.read(0, None, 10)
+        assert [(entry.event.subject, entry.starts) for entry in entries] == [(name, 2) for name in names]
+        assert [entry.position for entry in (await store.promote(0, None)).entries] == [e.position for e in entries]
+        for entry in entries:
+            (again,) = await store.append(0, [entry.event])
+            assert (again.is_new, again.position) == (False, entry.position)
+
+
+async def test_what_came_before_its_watermark_was_lost_is_not_sent_again(
+    redis_server: RedisServer, key_prefix: str
+) -> None:
+    """The target has seen it, whatever it says of the outbox."""
+    async with opened(redis_server.url, key_prefix, 4) as store:
+        await fill(store)
+        held = await contents(store)
+    for partition in range(4):
+        redis_server.ask("HDEL", f"{{{key_prefix}:p{partition}}}:meta", "from:0")
+    async with mover(redis_server.url, key_prefix) as moving:
+        await moving.run(3)
+    async with opened(redis_server.url, key_prefix) as store:
+        assert await contents(store) == held
+
+
 class Forgetful(Connection):
     """A way to Redis on which one of many commands is lost."""
 
-    def __init__(self, url: str, loses: Callable[[Any], bool]) -> None:
-        super().__init__(url)
+    def __init__(self, url: str, prefix: str, loses: Callable[[Any], bool]) -> None:
+        super().__init__(url, prefix)
         self._loses = loses
 
     async def ask_many(self, commands: Any) -> Any:
@@ -366,10 +495,34 @@ async def test_what_was_copied_is_compared(
     def is_lost(words: Any) -> bool:
         return bool(words[0] == command and f":1:p2}}{key}" in str(words[1]))
 
-    async with mover(redis_server.url, key_prefix, lambda url: Forgetful(url, is_lost)) as moving:
+    async with mover(redis_server.url, key_prefix, lambda *where: Forgetful(*where, is_lost)) as moving:
         with pytest.raises(StoreCorrupt, match=kind):
             await moving.run(8)
     await see_that_it_is_all(redis_server, key_prefix, 4, held)
+
+
+async def test_it_does_not_wait_for_ever(key_prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replica that hangs is for the operator; until then all is as it was, but closed."""
+    monkeypatch.setattr("onwhen.storage.redis._repartition._CATCH_UP", 0.3)
+    with RedisServer() as server, RedisServer().follow(server.port) as replica:
+        async with opened(server.url, key_prefix, 2) as store:
+            await fill(store)
+            held = await contents(store)
+        await until_replicated(server)
+        replica.pause()
+        async with mover(server.url, key_prefix) as moving:
+            with pytest.raises(StoreError, match=r"a replica of .* does not catch up within"):
+                await moving.run(4)
+            replica.resume()
+            assert await moving.undo()
+        async with opened(server.url, key_prefix) as store:
+            assert await contents(store) == held
+
+
+async def until_replicated(server: RedisServer) -> None:
+    async with asyncio.timeout(20):
+        while "state=online" not in server.info("replication").get("slave0", ""):
+            await asyncio.sleep(0.01)
 
 
 async def test_it_waits_for_replicas(key_prefix: str) -> None:
@@ -378,9 +531,7 @@ async def test_it_waits_for_replicas(key_prefix: str) -> None:
         async with opened(server.url, key_prefix, 2) as store:
             await fill(store)
         async with mover(server.url, key_prefix) as moving:
-            async with asyncio.timeout(20):
-                while "state=online" not in server.info("replication").get("slave0", ""):
-                    await asyncio.sleep(0.01)
+            await until_replicated(server)
             replica.pause()
             running = asyncio.ensure_future(moving.run(4))
             done, _ = await asyncio.wait([running], timeout=0.5)
