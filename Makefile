@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo fleet test check simulate chaos chaos-fleet bench bench-durable bench-fleet soak format clean
+.PHONY: help setup demo fleet test check simulate simulate-fleet chaos chaos-fleet bench bench-durable bench-fleet soak format clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ check: setup ## What CI runs: format, lint, types, layers, tests
 
 simulate: setup ## Run the engine in SEEDS simulated worlds (FIRST is the first seed), on all cores
 	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0)
+
+simulate-fleet: setup ## The same for many workers on a store that they share
+	@$(BIN)/python -m tests.simulation --fleet --seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0)
 
 chaos: setup ## Kill a service under load KILLS times, and look at what it leaves (SEED draws the moments)
 	@$(BIN)/python -m tests.chaos --kills $(or $(KILLS),500) $(and $(SEED),--seed $(SEED))

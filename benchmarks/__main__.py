@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from benchmarks.cases import CASES, case_named
 from benchmarks.environments import python_for
 from benchmarks.machines import this_machine
+from benchmarks.pages import PAGE, write_main
 from benchmarks.report import Result, page, table
 from benchmarks.rounds import ROOT, BenchmarkError, Contender, Effort, measure
-
-_PAGE = ROOT / "docs" / "performance.md"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     machine = this_machine()
     print(table(results, machine, effort))
     if options.report:
-        _PAGE.write_text(page(results, machine, effort))
+        write_main(page(results, machine, effort))
     return 0
 
 
@@ -65,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     whom.add_argument("--alone", action="store_true", help="measure onwhen without a peer")
     whom.add_argument("--peer", metavar="PYTHON", help="an interpreter that has the peer installed already")
     parser.add_argument(
-        "--report", action="store_true", help=f"write the figures to {_PAGE.relative_to(ROOT).as_posix()}"
+        "--report", action="store_true", help=f"write the figures to {PAGE.relative_to(ROOT).as_posix()}"
     )
     return parser
 

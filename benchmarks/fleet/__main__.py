@@ -16,7 +16,8 @@ from benchmarks.fleet import report, rest, throughput
 from benchmarks.fleet.processes import Contender
 from benchmarks.fleet.server import described, started, used_memory
 from benchmarks.machines import this_machine
-from benchmarks.rounds import BenchmarkError
+from benchmarks.pages import PAGE, write_fleet
+from benchmarks.rounds import ROOT, BenchmarkError
 from onwhen.testing.servers import RedisServer
 
 _PARTS: Final = ("peers", "partitions", "workers", "backlog", "rest")
@@ -25,7 +26,10 @@ _PARTITIONS: Final = (1, 4, 16, 64)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmarks; return an exit code. Missing an aim is a figure to read, not a failure."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.report and options.part:
+        parser.error("--report writes about all parts; leave out --part")
     load = _load_averages()
     try:
         if min(options.rounds, options.backlog, options.samples) < 1 or not 0 < options.seconds <= 20:
@@ -37,9 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     load += _load_averages()
-    print(report.heading(this_machine(), platform.python_version(), what, load))
+    heading = report.heading(this_machine(), platform.python_version(), what, load)
+    print(heading)
     for table in tables:
         print(f"\n{table}")
+    if options.report:
+        write_fleet(report.page(heading, tables))
     return 0
 
 
@@ -77,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Measure workers over Redis next to peers and a hand-written loop.",
     )
     parser.add_argument("--part", action="append", choices=_PARTS, help="this part only; may be repeated")
-    parser.add_argument("--rounds", type=int, default=7, help="of each (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="of each (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a round (default: %(default)s)")
     parser.add_argument("--backlog", type=int, default=1_000_000, help="events in the long one (default: %(default)s)")
     parser.add_argument("--samples", type=int, default=1_000, help="of each latency (default: %(default)s)")
@@ -85,6 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--server", type=Path, metavar="PROGRAM", help="the server to start (default: as the tests)")
     parser.add_argument(
         "--fsync", choices=("always", "everysec", "no"), default="everysec", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--report", action="store_true", help=f"write the figures to {PAGE.relative_to(ROOT).as_posix()}"
     )
     return parser
 

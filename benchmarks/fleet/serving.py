@@ -29,7 +29,7 @@ _STALLED = 60.0
 
 
 _GENERATIONS = (10_000, 10, 10)
-"""What the guide for operators tells a service with thousands of events a second to set; here all contenders have it."""
+"""What the guide for operators tells a service with thousands of events a second to set; all contenders have it."""
 
 
 class ServerClock:

@@ -21,7 +21,7 @@ from onwhen.cli._supervised import WIRE
 from onwhen.cli._telling import tell
 from onwhen.cli._worker_options import WorkerOptions
 
-__all__ = ["delay_before", "supervise"]
+__all__ = ["delay_before", "how", "supervise"]
 
 _FAILED, _USAGE = 1, 2
 _FIRST_DELAY: Final = 0.5  # seconds before a process is started again
@@ -128,7 +128,7 @@ class _Supervisor:
             is_first = False
             deaths = 1 if monotonic() - began >= _LIVED else deaths + 1
             delay = delay_before(deaths)
-            tell(self._who, f"worker {place} (process {process}) {_how(code)}; it is started again in {delay:g} s")
+            tell(self._who, f"worker {place} (process {process}) {how(code)}; it is started again in {delay:g} s")
             with suppress(TimeoutError):
                 async with asyncio.timeout(delay):
                     await self._stopping.wait()
@@ -203,8 +203,12 @@ def _without(environment: os._Environ[str], name: str) -> dict[str, str]:
     return {key: value for key, value in environment.items() if key != name}
 
 
-def _how(code: int) -> str:
-    """Say how a process has ended."""
+def how(code: int) -> str:
+    """Say how a process has ended.
+
+    Args:
+        code: its exit code, or the negative number of the signal that has killed it.
+    """
     if code < 0:
         try:
             return f"was killed by {signal.Signals(-code).name}"

@@ -87,11 +87,12 @@ class Feed:
 
     def reconsider(self, subject: str) -> None:
         """Read what was put aside of a subject, if it can go on."""
-        if subject in self._aside and not self._dispatcher.is_held(subject):
-            # Not for each single place: what is read again is read together with all that stands between it.
-            if self._dispatcher.waiting(subject) <= self._longest // 2:
-                self._ready[subject] = None
-                self._again.set()
+        if subject not in self._aside or self._dispatcher.is_held(subject):
+            return
+        # Not for each single place: what is read again is read together with all that stands between it.
+        if self._dispatcher.waiting(subject) <= self._longest // 2:
+            self._ready[subject] = None
+            self._again.set()
 
     async def follow(self) -> None:
         """Read what comes to the log, until cancelled.
@@ -150,8 +151,8 @@ class Feed:
                     self._submit(entry)
                 self._aside[subject] = entry.position
             else:
-                if len(entries) == self._window or self.cursor != before:
-                    continue  # there is more, or more has come meanwhile and was put aside
+                if entries or self.cursor != before:
+                    continue  # there may be more, or more has come meanwhile and was put aside
             del self._aside[subject]
         self._dispatcher.pump()
 

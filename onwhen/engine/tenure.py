@@ -14,6 +14,8 @@ from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from onwhen.engine.dispatch import LATER, Dispatcher
 from onwhen.engine.feed import Feed
 from onwhen.engine.handling import Committed, Handling, Ran, Sent
@@ -32,6 +34,14 @@ if TYPE_CHECKING:
 __all__ = ["Tenure"]
 
 _LAST: Final = 5.0  # seconds that turns which are cancelled may take to end
+
+
+class _Known(msgspec.Struct, frozen=True):
+    """What has to be known of a retry until it is due; a parked one may never be, so its event is left in the store."""
+
+    subject: str
+    in_order: bool
+    parked: bool
 
 
 class Tenure:
@@ -91,7 +101,7 @@ class Tenure:
         self._schedule = Schedule(bus.clock, loop, context, self._fire, self._dispatcher, self._submit_retry)
         self._feed = Feed(store, partition, self._dispatcher, self._work, self._leave, prefetch)
         self._relay = Relay(store, partition, token, loop)
-        self._known: dict[RetryKey, Retry] = {}  # retries that wait, parked ones included
+        self._known: dict[RetryKey, _Known] = {}  # retries that wait, parked ones included
         self._run_meanwhile: set[RetryKey] = set()  # those that were run since the store was last looked at
         self._are_touched = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
@@ -213,8 +223,7 @@ class Tenure:
             if (starts := suspected.get(retry.key)) is None:
                 self._wait_for(retry)
             else:
-                self._known[retry.key] = retry
-                self._hold(retry)
+                self._note(retry)
                 work = Work(retry.event, self._context, retry=retry, starts=starts)
                 self._suspects.enter([work])
                 self._dispatcher.submit_urgent(retry.subject, work)
@@ -248,9 +257,9 @@ class Tenure:
         before = dict(self._known)
         self._run_meanwhile.clear()
         found = {retry.key: retry for retry in await self._retries()}
-        for key, retry in before.items():
+        for key, known in before.items():
             if key not in found and key in self._known:
-                self._let_go(retry)
+                self._let_go(known.subject, key)
         for key, retry in found.items():
             if key not in self._run_meanwhile:
                 self._wait_for(retry)
@@ -299,7 +308,11 @@ class Tenure:
         """Send a commit again, whose answer was an error, so that it is over before somebody else begins."""
         try:
             await pause(1)
-            await self._send(work, ran.commit)
+            sent = await self._send(work, ran.commit)
+            if sent.result.answer is Answer.DONE:
+                # There is only one who has the token, so it is the first one that was stored.
+                sent = Sent(CommitResult(Answer.OK, None, [None] * len(ran.commit.messages)))
+            self._follow_up(work, Committed(ran.turn, ran.commit, sent.result, None))
         except StoreError as error:
             self.end(error)
         finally:
@@ -331,7 +344,7 @@ class Tenure:
     def _follow_up(self, work: Work, committed: Committed) -> None:
         """Take note of what a turn has left."""
         if work.retry is not None:
-            self._let_go(work.retry)
+            self._let_go(work.retry.subject, work.retry.key)
             self._run_meanwhile.add(work.retry.key)
         commit, result = committed.commit, committed.result
         if result.answer is not Answer.OK:
@@ -355,21 +368,23 @@ class Tenure:
         if known is not None:
             if (known.parked, known.in_order) == (retry.parked, retry.in_order):
                 return  # it was seen in the store before the answer came that it is there, or the other way round
-            self._let_go(known)  # somebody has set another one in its place, which may keep nobody waiting
-        self._known[retry.key] = retry
-        self._hold(retry)
+            self._let_go(
+                known.subject, retry.key
+            )  # somebody has set another one in its place, which may keep nobody waiting
+        self._note(retry)
         if not retry.parked:
             self._schedule.agenda.retry(retry)
 
-    def _hold(self, retry: Retry) -> None:
+    def _note(self, retry: Retry) -> None:
+        self._known[retry.key] = _Known(retry.subject, retry.in_order, retry.parked)
         if retry.in_order:
             self._dispatcher.hold(retry.subject, retry.key)
             self._feed.hold(retry.subject)
 
-    def _let_go(self, retry: Retry) -> None:
-        self._known.pop(retry.key, None)
-        self._dispatcher.release(retry.subject, retry.key)
-        self._feed.reconsider(retry.subject)
+    def _let_go(self, subject: str, key: RetryKey) -> None:
+        self._known.pop(key, None)
+        self._dispatcher.release(subject, key)
+        self._feed.reconsider(subject)
 
     def _submit_retry(self, work: Work) -> None:
         self._dispatcher.submit(work.event.subject, work)

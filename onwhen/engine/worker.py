@@ -333,7 +333,7 @@ class Worker:
         try:
             try:
                 await tenure.run()
-                # Turns of a partition that is lost cannot be committed; but they should be over before it is ours again.
+                # Turns of a lost partition cannot be committed; but they should be over before it is ours again.
                 await tenure.settled(self._grace if tenure.problem is None else min(self._grace, self._lease))
             except asyncio.CancelledError:
                 tries = 1

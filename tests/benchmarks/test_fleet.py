@@ -5,9 +5,11 @@ import sys
 from collections.abc import Iterator
 from datetime import date
 from io import StringIO
+from pathlib import Path
 
 import pytest
 
+from benchmarks import pages
 from benchmarks.fleet import rest, throughput
 from benchmarks.fleet.__main__ import main
 from benchmarks.fleet.load import SUBJECTS, Contents, contents_after, subject_of
@@ -16,6 +18,7 @@ from benchmarks.fleet.report import (
     backlog_table,
     heading,
     latency_table,
+    page,
     partitions_table,
     throughput_table,
     two_table,
@@ -129,11 +132,18 @@ async def test_a_long_backlog_is_measured_in_tenths(server: RedisServer) -> None
     """Tenths that are over before one can look are taken together; memory is known at both ends."""
     server.ask("FLUSHALL")
     found = await throughput.backlog(2_000, server.url, lambda: used_memory(server))
-    assert found.events == 2_000
+    assert found.events == found.made == 2_000
     assert found.pieces
     assert min(found.pieces) > 0
     assert min(found.memory) > 1_000_000
     assert found.server[0] > found.server[1] > 0
+
+
+async def test_a_backlog_that_does_not_go_is_no_figure(server: RedisServer) -> None:
+    """A worker that has handled nothing when its time is over has no rate."""
+    server.ask("FLUSHALL")
+    with pytest.raises(BenchmarkError, match="handled nothing of its backlog in 0 s"):
+        await throughput.backlog(100, server.url, lambda: used_memory(server), longest=0.0)
 
 
 async def test_latencies_are_taken_in_turn(server: RedisServer) -> None:
@@ -179,6 +189,7 @@ def test_each_part_has_a_table() -> None:
     assert "2.00 (2.00 to 2.00)" in partitions_table([(1, series("onwhen", 100)), (4, series("onwhen", 200))])
     assert "1.50 (1.50 to 1.50)" in two_table(Two(one=(100.0,), both=(150.0,), cores=(1.9,)), 2)
     found = Backlog(
+        made=2000,
         events=1000,
         loading=2.0,
         seconds=10.0,
@@ -200,6 +211,29 @@ def test_the_heading_says_where_and_on_which_server(server: RedisServer) -> None
     assert "a CPU, 2 cores; 2026-11-20. Load average 1.0 before, 2.0 after" in text
 
 
+def test_each_command_writes_its_own_part_of_the_page(tmp_path: Path) -> None:
+    """What one of them writes anew, the other's part outlives."""
+    path = tmp_path / "performance.md"
+    path.write_text("# Performance\n")
+    pages.write_fleet(page("Here, today.", ["| a |\n\n" + "word " * 30]), path)
+    pages.write_main("# Performance, again\n", path)
+    text = path.read_text()
+    assert text.startswith("# Performance, again\n\n<!-- From here on")
+    assert text.count("## Workers over Redis") == 1
+    assert "Here, today.\n\n| a |\n\nword word" in text
+    assert max(map(len, text.splitlines())) <= 120
+    pages.write_fleet("new\n", path)
+    assert path.read_text().endswith("--report`. -->\n\nnew\n")
+    assert path.read_text().startswith("# Performance, again\n\n<!--")
+
+
+def test_half_a_report_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """The page has all parts, or stays as it is."""
+    with pytest.raises(SystemExit):
+        main(["--report", "--part", "rest"])
+    assert "leave out --part" in capsys.readouterr().err
+
+
 def test_sizes_that_make_no_sense_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     """They are refused before anything is started."""
     assert main(["--rounds", "0"]) == 1
@@ -211,4 +245,4 @@ def test_one_part_can_be_measured_alone(capsys: pytest.CaptureFixture[str]) -> N
     assert main(["--part", "backlog", "--backlog", "500"]) == 0
     out = capsys.readouterr().out
     assert "| part of the backlog" in out
-    assert "500 events" in out
+    assert "500 of 500 events" in out

@@ -9,26 +9,24 @@ number, and what each of them has to lead to is known from the plan alone.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from onwhen import SystemClock
-from onwhen.engine.store import DeadLetter, LogEntry, Retry, Store, StoreStats
 from onwhen.storage import create_sqlite_storage
+from tests.chaos.content import Content, content_of
 from tests.chaos.plan import ACCOUNTS, EMITTERS, ITEMS, chance, fails, item_of, mix, next_of, numbers_of
 
-__all__ = ["Case", "Content", "Ledger", "content_of", "judge"]
+__all__ = ["Case", "Ledger", "judge"]
 
 _POISON: Final = "onwhen.errors.PoisonEvent"
 _AGO: Final = 20  # events of an emitter to an item that were counted before, and are looked at once more (a count)
 
-_State: TypeAlias = dict[str, Any]
 _Sum: TypeAlias = Sequence[int]
 """How many, and the sum of what stands for each."""
 
@@ -68,18 +66,6 @@ class Ledger:
             self.last[int(what)] = max(self.last[int(what)], int(number))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Content:
-    """What a store holds."""
-
-    items: Mapping[int, _State]
-    accounts: Mapping[int, _State]
-    pending: Sequence[LogEntry]
-    retries: Sequence[Retry]
-    dead: Sequence[DeadLetter]
-    stats: StoreStats
-
-
 async def judge(path: Path, ledger: Ledger, *, at_rest: bool) -> tuple[list[str], dict[str, int]]:
     """Look at a store.
 
@@ -104,22 +90,6 @@ async def judge(path: Path, ledger: Ledger, *, at_rest: bool) -> tuple[list[str]
     wrong += case.found()
     wrong += case.left() if at_rest else []
     return wrong, case.figures()
-
-
-async def content_of(store: Store) -> Content:
-    """Return what an open store holds."""
-    states: dict[str, dict[int, _State]] = {"item": {}, "account": {}}
-    async for record in store.subjects():
-        kind, _, number = record.name.partition(":")
-        states[kind][int(number)] = {name: json.loads(text) for name, text in record.properties.items()}
-    return Content(
-        items=states["item"],
-        accounts=states["account"],
-        pending=[entry for n in range(store.partitions) for entry in await store.read(n, None, 1 << 20)],
-        retries=[retry for n in range(store.partitions) async for retry in store.retries(n)],
-        dead=[letter async for letter in store.dead_letters()],
-        stats=await store.stats(),
-    )
 
 
 class Case:

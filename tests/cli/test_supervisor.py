@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from onwhen.cli._ending import RESTARTS, restarts
-from onwhen.cli._supervisor import delay_before
+from onwhen.cli._supervisor import delay_before, how
 from onwhen.cli._worker_options import WorkerOptions
 from tests.cli.fleets import APP, Started, leave, until
 
@@ -67,6 +67,21 @@ def test_each_process_has_its_own_name_and_port() -> None:
     assert not any("--processes" in word for words in typed for word in words)
     free = WorkerOptions(app="shop", processes=2, health_port=0)
     assert [(each.id, each.health_port) for each in free.each()] == [(None, 0), (None, 0)]
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        (0, "ended"),
+        (1, "ended with exit code 1"),
+        (75, "made no progress"),
+        (-9, "was killed by SIGKILL"),
+        (-99, "was killed by signal 99"),
+    ],
+)
+def test_how_a_process_has_ended_is_said(code: int, told: str) -> None:
+    """By the name of the signal, if it has one."""
+    assert how(code) == told
 
 
 # -- real processes
@@ -146,6 +161,17 @@ def test_they_end_when_nobody_looks_after_them_any_more(launch: Launch) -> None:
     assert not alive
     for name in ("desk-0", "desk-1"):
         started.says(f"{name}: finishes what is under way")
+
+
+def test_one_that_does_not_end_is_killed(launch: Launch) -> None:
+    """Some seconds after its grace period; it may be stopped, so that it hears no signal."""
+    started = launch("worker", APP, "--processes", "1", "--id", "desk", "--grace", "0.5")
+    started.says("desk-0: owns 4 of 4")
+    [child] = children(started)
+    child.suspend()
+    started.send(signal.SIGTERM)
+    started.says(rf"worker 0 \(process {child.pid}\) does not end, and is killed")
+    assert started.ends() == 137
 
 
 def test_a_second_signal_reaches_them_too(launch: Launch, onwhen: Onwhen) -> None:

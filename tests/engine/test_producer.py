@@ -8,9 +8,8 @@ import pytest
 from onwhen import Event, EventBus
 from onwhen.engine.clock import SystemClock
 from onwhen.errors import BusClosed, StoreBusy, StoreConflict, StoreError, SubjectStateError, UnknownDeadLetter
-from tests.engine.fleets import Fleet, Notes, Wire, name, names, until, virtual
+from tests.engine.fleets import Fleet, Notes, Wire, name, until, virtual
 from tests.simulation.fleet.server import Server
-
 
 # -- receipts
 
@@ -76,7 +75,7 @@ async def test_an_event_of_the_same_id_is_a_duplicate_once_it_is_handled() -> No
 @virtual
 async def test_events_of_one_producer_are_accepted_in_the_order_of_the_calls() -> None:
     """Whatever becomes of the calls to the store."""
-    fleet, notes = Fleet(2), Notes()
+    fleet = Fleet(2)
     wire = Wire(fleet.server)
     async with fleet.bus(wire=wire) as producer:
         wire.fail("append", "before", "", "after", "after", "", "before")
@@ -438,4 +437,3 @@ async def test_state_in_place_that_was_changed_by_a_worker_is_a_conflict() -> No
         await (await producer.emit("noted", "s", 2)).handled()
         with pytest.raises(StoreConflict, match="order"):
             await subject.store()
-    assert names(0, 1, 2) == ["s0", "s1"]

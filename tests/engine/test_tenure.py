@@ -201,6 +201,30 @@ async def test_looks_at_what_others_did_that_overlap_do_not_bring_back_what_is_g
     assert fleet.value("s", "order") == [one for number in range(10) for one in (number, f"after {number}")]
 
 
+@virtual
+async def test_a_retry_that_is_run_while_its_owner_looks_at_what_others_did_is_run_once() -> None:
+    """It was still there when the store was asked, and is done when the answer comes."""
+    fleet, notes = Fleet(1), Notes()
+    notes.unsteady, notes.broken = {"s"}, {"parked"}
+    member = await fleet.member(notes.rules).start()
+    fleet.post("fragile", "parked", "first")
+    fleet.post("retried", "s", "first")
+    fleet.post("noted", "s", 1)
+    await until(retries_are(fleet, 2))
+    due = next(retry.due for retry in retries(fleet) if not retry.parked)
+    await asyncio.sleep((due - fleet.clock.now()).total_seconds() - 1.5)
+    member.wire.fail("retries", "held")
+    async with fleet.bus() as producer:
+        await producer.skip("parked")
+        await until(lambda: member.wire.held("retries"), 1.5)
+        await until(lambda: fleet.value("s", "order") == ["first", 1], 3)
+        member.wire.heal()
+    fleet.post("noted", "s", 2)
+    await fleet.rest()
+    await asyncio.sleep(30)
+    assert notes.of("s") == ["first", "first", 1, 2]
+
+
 # -- suspects
 
 
@@ -267,11 +291,14 @@ async def test_poison_behind_ten_thousand_events_of_a_parked_subject_is_found() 
     """An owner reads past what waits, so whoever looks for what has killed it reads as far."""
     fleet, notes = Fleet(1), Notes()
     deadly = Deadly(notes)
-    notes.broken = {"parked"}
-    fleet.post("fragile", "parked", "first")
+    parked = ["parked", *(f"parked{number}" for number in range(60))]
+    notes.broken = {*parked}
+    for subject in parked:
+        fleet.post("fragile", subject, "first")
+        fleet.post("noted", subject, 1, 2)
     fleet.post("noted", "parked", *range(10_000))
     member = await deadly.next(fleet, prefetch=50)
-    await until(retries_are(fleet, 1))
+    await until(retries_are(fleet, 61))
     await member.stop()
     fleet.post("poison", "p", 1)
     fleet.post("noted", "other", 1)
@@ -298,7 +325,7 @@ async def test_poison_behind_the_long_lines_of_hot_subjects_is_found() -> None:
 @virtual
 async def test_a_retry_that_kills_each_owner_becomes_a_dead_letter() -> None:
     """Attempts are noted to begin as events are."""
-    fleet, notes = Fleet(1), Notes()
+    fleet = Fleet(1)
     rules = RuleSet("r")
     starts: list[int] = []
 
@@ -347,7 +374,7 @@ async def test_after_a_crash_others_are_handled_while_a_suspect_is() -> None:
         fleet.post("noted", subject, 1, 2)
     for _ in range(2):
         member = await fleet.member(notes.rules).start()
-        await until(lambda: member.owned, LEASE + 3)
+        await until(lambda member=member: member.owned, LEASE + 3)
         await asyncio.sleep(0.2)
         member.kill()
     began = len(notes.runs)

@@ -7,7 +7,7 @@ import pytest
 
 from onwhen import Context, Limits, RuleSet
 from onwhen.errors import StoreFormatError, WorkerStalled
-from tests.engine.fleets import LEASE, Fleet, Member, Notes, Wire, name, until, virtual
+from tests.engine.fleets import LEASE, Fleet, Member, Notes, name, until, virtual
 
 
 async def handles(fleet: Fleet, seconds: float, *subjects: str) -> None:
@@ -80,10 +80,11 @@ async def test_a_partition_whose_server_is_away_costs_no_other_its_lease() -> No
     member = await fleet.member(notes.rules).start()
     tokens = [part.state.token for part in fleet.server.partitions]
     member.wire.fail_always("renew", when=lambda tokens, _: 2 in tokens)
-    member.wire.fail_always("acquire", when=lambda partition, *_: partition == 2)
-    member.wire.fail_always("tail", when=lambda partition, *_: partition == 2)
     await asyncio.sleep(40)
     assert [number for number in range(4) if fleet.server.partitions[number].state.token == tokens[number]] == [0, 1, 3]
+    for called in ("acquire", "tail"):
+        member.wire.fail_always(called, when=lambda partition, *_: partition == 2)
+    await asyncio.sleep(20)
     assert member.owned == {0, 1, 3}
     await handles(fleet, 1, name(0, 4), name(1, 4), name(3, 4))
     assert "owns 3 of its share of 4" in member.worker.status().reason
@@ -143,7 +144,7 @@ async def test_a_commit_whose_answer_is_lost_is_sent_again_unchanged_and_then_th
 
 @virtual
 async def test_a_commit_that_is_never_answered_leaves_the_event_to_the_next_tenure() -> None:
-    """Nobody knows what it has come to, so the partition is thrown away and acquired anew; that run is fenced or done."""
+    """Nobody knows what it has come to, so the partition is acquired anew; until then nothing more is begun."""
     fleet, notes = Fleet(1), Notes()
     member = await fleet.member(notes.rules).start()
     member.wire.fail("commit", *["before"] * 5)
@@ -301,6 +302,38 @@ async def test_a_worker_that_has_nothing_to_do_is_not_stalled() -> None:
     status = member.worker.status()
     assert (status.is_ready, status.reason) == (True, "")
     assert status.last_progress_age < 3
+
+
+@virtual
+async def test_an_idle_partition_whose_lease_cannot_be_renewed_is_let_go_of() -> None:
+    """Nobody begins anything there that would notice; it is not said to be owned all the same."""
+    fleet, notes = Fleet(2), Notes()
+    member = await fleet.member(notes.rules).start()
+    member.wire.fail_always("renew")
+    member.wire.fail_always("acquire")
+    await asyncio.sleep(LEASE)
+    assert member.owned == frozenset()
+    assert not member.worker.status().is_ready
+    member.wire.heal()
+    await handles(fleet, 10, name(0, 2), name(1, 2))
+
+
+@virtual
+async def test_a_committed_turn_is_told_once_though_its_answer_was_lost() -> None:
+    """Whether the subject was in memory or had to be loaded; and it is counted."""
+    fleet, notes = Fleet(1), Notes()
+    member = fleet.member(notes.rules)
+    seen: list[Any] = []
+    member.bus.observe(lambda outcome: seen.append(outcome.event.data))
+    await member.start()
+    for number in range(6):
+        fleet.post("noted", "s", number)
+        await fleet.rest()
+        if number % 2:
+            member.wire.fail("commit", "after")
+    await asyncio.sleep(1)
+    assert seen == list(range(6))
+    assert member.worker.status().turns == 6
 
 
 # -- its life
@@ -576,4 +609,3 @@ async def test_what_is_allowed_is_divided_among_the_partitions() -> None:
     await fleet.rest()
     tenures = member.worker._tenures.values()
     assert sum(len(tenure._handling._hot) for tenure in tenures) <= 40
-    assert isinstance(member.wire, Wire)

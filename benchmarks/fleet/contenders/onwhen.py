@@ -8,6 +8,7 @@ commit was answered.
 from __future__ import annotations
 
 import asyncio
+import math
 import resource
 import sys
 import time
@@ -74,15 +75,22 @@ class Fleet:
                 for _, batch in full:
                     batch.clear()
 
-    async def drain(self, progress: Progress, own: Sequence[int] | None = None) -> list[tuple[float, int, int]]:
+    async def drain(
+        self, progress: Progress, own: Sequence[int] | None = None, most: float = math.inf
+    ) -> list[tuple[float, int, int]]:
         """Let a worker handle what is pending, until `progress` has seen all of it.
+
+        Args:
+            progress: told how many are handled.
+            own: partitions that the worker owns; None for its share.
+            most: what is left after this time is left (seconds).
 
         Returns:
             Every half second or so: the moment (seconds), events handled (a count), memory of the process (bytes).
         """
         course = [(time.perf_counter(), 0, _memory())]
         async with Worker(EventBus(rules(), store=self.store()), own=own) as worker:
-            while not progress.is_over:
+            while not progress.is_over and time.perf_counter() < course[0][0] + most:
                 progress.reach(worker.status().turns)
                 now, handled, _ = course[-1]
                 if time.perf_counter() - now > 0.5 and progress.handled > handled:
@@ -109,10 +117,13 @@ class Fleet:
             case {"do": "load", "first": first, "events": events}:
                 await self.load(first, events)
                 say(loaded=events)
+            case {"do": "drain", "events": events, "own": own, "most": most}:
+                progress = Progress(0, events, self._server)
+                say(course=await self.drain(progress, own, most))
             case {"do": "drain", "warm": warm, "events": events, "own": own}:
                 progress = Progress(warm, events, self._server)
-                course = await self.drain(progress, own)
-                say(**progress.taken(), course=course)
+                await self.drain(progress, own)
+                say(**progress.taken())
             case {"do": "arrive", "events": events}:
                 await self._arrive(events)
             case _:

@@ -14,10 +14,11 @@ from typing import Final, TypeAlias
 
 from onwhen.engine.events import Event
 from onwhen.errors import StoreError
+from onwhen.storage.redis import _scripts
 from onwhen.storage.redis._connection import Connection
 from onwhen.storage.redis._encoding import accepted_key
 from onwhen.storage.redis._layouts import Layout
-from onwhen.storage.redis._records import Command, Digest, Record, Target, crc_of, id_parts
+from onwhen.storage.redis._records import Command, Digest, Record, Target, crc_of, id_parts, named
 
 __all__ = ["BookmarksDiffer", "Copying", "Progress", "bookmarks_of", "undelivered"]
 
@@ -25,6 +26,7 @@ Progress: TypeAlias = Callable[[str, int], None]
 """Called with a kind of records, and how many more of it were done."""
 
 _BATCH: Final = 1_000  # commands that are sent at once
+_TOGETHER: Final = 500  # records in one script (a count)
 _ROOM: Final = 4 << 20  # bytes of them; it may be one record more
 _LOW: Final = 23  # bits of an id that tell it from the same one of a server that had lost this
 
@@ -70,6 +72,7 @@ class Copying:
         self._targets = [Target(keys, new.partitions) for keys in new.keys]
         self._commands: list[Command] = []
         self._size = 0
+        self._recalled: dict[int, list[Record]] = {}
         self._changed: dict[tuple[int, bytes], bytes] = {}  # ids that were taken in the new layout already
 
     async def run(self) -> None:
@@ -85,7 +88,9 @@ class Copying:
         for partition in range(self._old.partitions):
             async for record in self._old.records(partition, ("delivered",)):
                 for target in self._candidates(partition):
-                    await self._put(record, target)
+                    await self._recall(record, target)
+        for target in tuple(self._recalled):
+            await self._recall_now(target)
         await self._bookmarks()
         await self._facts(facts, order)
         await self._flush()
@@ -168,7 +173,7 @@ class Copying:
                 await self._put(changed(partition, target, record), target)
             else:
                 for target in self._candidates(partition):
-                    await self._put(changed(partition, target, record), target)
+                    await self._recall(changed(partition, target, record), target)
 
     # -- bookmarks, and what is noted of a partition
 
@@ -191,6 +196,30 @@ class Copying:
             await self._room()
 
     # -- writing
+
+    async def _recall(self, record: Record, target: int) -> None:
+        """Write what an earlier move may have copied to several partitions, which come together again now."""
+        waiting = self._recalled.setdefault(target, [])
+        if waiting and waiting[0].kind != record.kind:
+            await self._recall_now(target)
+        waiting.append(record)
+        if len(waiting) >= _TOGETHER:
+            await self._recall_now(target)
+
+    async def _recall_now(self, target: int) -> None:
+        waiting = self._recalled[target]
+        if not waiting:
+            return
+        key = named(self._new.keys[target])
+        words = [word for record in waiting for word in record.words]
+        are_new = await self._connection.run(
+            _scripts.RECALL, [key["seen"], key["window"], key["delivered"]], [waiting[0].kind, *words]
+        )
+        for record, is_new in zip(waiting, are_new, strict=True):
+            if is_new:
+                self.expected.add(record)
+        self._progress(waiting[0].kind, len(waiting))
+        waiting.clear()
 
     async def _put(self, record: Record, target: int | None = None) -> None:
         if target is None:

@@ -1,6 +1,7 @@
 """A deployment in Redis that is open: how it was made, the way to it, and a lane for each of its partitions.
 
 Belongs here: making and finding a deployment, and what all calls about it have in common. It must not know of records.
+All of that is about the same few things, so this is longer than others.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ MOST_PARTITIONS: Final = 1 << 14
 _NEW_PARTITIONS: Final = 16  # of a new deployment, if nobody says how many
 _NEW_WINDOW: Final = 10_000
 _AT_A_TIME: Final = 32  # partitions that are asked something: each needs a connection meanwhile
+_COMMITTING: Final = 4  # partitions whose commits are under way at once, on one server
 _CLOSE_PATIENCE: Final = 5.0  # seconds that calls under way may take when a store is closed
 
 
@@ -71,6 +73,7 @@ class Deployment:
         self._epochs: dict[int, int] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lanes: dict[int, Lane] = {}
+        self._turns = asyncio.Semaphore()
         self._parts: Sequence[PartitionKeys] = ()
         self._format = ""
         self._owned: dict[int, tuple[Token, Mark]] = {}
@@ -93,6 +96,10 @@ class Deployment:
             await self.connection.close()
             raise
         self._loop = loop
+        if is_another:
+            # One server runs one script at a time: more under way would be smaller ones. Of several, one that does not
+            # answer must not hold up the others.
+            self._turns = asyncio.Semaphore(len(self._parts) if self.connection.is_cluster else _COMMITTING)
         return is_another
 
     async def close(self) -> None:
@@ -196,7 +203,8 @@ class Deployment:
         lane = self._lanes.get(partition)
         if lane is None:
             keys, epoch = self.part(partition), self._epochs.get(partition, 0)
-            lane = Lane(self.connection, keys, self._format, self._client, epoch, partial(self.since, partition))
+            since = partial(self.since, partition)
+            lane = Lane(self.connection, keys, self._format, self._client, epoch, since, self._turns)
             self._lanes[partition] = lane
         return lane
 

@@ -87,6 +87,7 @@ class Lane:
         client: who makes them; unique.
         epoch: more than in any lane before of the same client.
         since: tells which run of the server must answer a call with this token.
+        turns: how many lanes may have commits under way at once.
     """
 
     def __init__(
@@ -97,8 +98,10 @@ class Lane:
         client: str,
         epoch: int,
         since: Callable[[str | None], Mark | None],
+        turns: asyncio.Semaphore,
     ) -> None:
         self.epoch = epoch
+        self._turns = turns
         self._connection = connection
         self._keys = keys
         self._format = format
@@ -140,7 +143,12 @@ class Lane:
     async def _work(self) -> None:
         try:
             while self._queue:
-                await self._serve(self._take())
+                kind = self._queue[0].kind
+                if kind is None or not kind.has_token:
+                    await self._serve(self._take())
+                else:
+                    async with self._turns:  # while it waits, more come, and share its script
+                        await self._serve(self._take())
         finally:
             self._task = None
             left = StoreError("the store on Redis was closed; whether this was stored is not known")

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from onwhen.engine.partitions import partition_of
 from onwhen.engine.store import DeadLetter, HistoryEntry, Retry, StoreStats, SubjectRecord, Timer
-from onwhen.errors import StoreCorrupt, StoreError
+from onwhen.errors import StoreError
 from onwhen.storage._encoding import moment
 from onwhen.storage.redis import _scripts
 from onwhen.storage.redis._connection import Word
@@ -23,6 +23,7 @@ from onwhen.storage.redis._encoding import (
     dead_letter_of,
     history_of,
     owner_prefix,
+    reading,
     record_of,
     retry_of,
     timer_of,
@@ -88,8 +89,14 @@ class Listing:
                 for partition, some in commands.items():
                     starts[partition], first = first, first + len(some)
                 for (name, future), (partition, number) in zip(taken, places, strict=True):
-                    if not future.done():
-                        future.set_result(record_of(name, as_dict(answers[starts[partition] + number])))
+                    if future.done():
+                        continue  # whoever asked was cancelled
+                    try:
+                        record = _read(record_of, name, as_dict(answers[starts[partition] + number]))
+                    except StoreError as error:
+                        future.set_exception(error)
+                    else:
+                        future.set_result(record)
         finally:
             self._loading = None
             _fail([*taken, *self._wanted], StoreError("the store on Redis was closed"))
@@ -164,7 +171,7 @@ class Listing:
         """Go through the timers; see `Store.timers`."""
         if subject is None:
             async for member, (value, _) in self._merged(self._page("timers")):
-                yield self._read(timer_of, member[34:], value)
+                yield _read(timer_of, member[34:], value)
             return
         keys = self._deployment.parts
         partition, first = partition_of(subject, len(keys)), owner_prefix(subject)
@@ -177,20 +184,20 @@ class Listing:
             (values,) = await self._deployment.read({partition: [("HMGET", own.timers, *some)]})
             found += [(value, owner) for owner, value in zip(some, values, strict=True) if value is not None]
         for value, owner in sorted(found, key=lambda item: item[0][:34]):
-            yield self._read(timer_of, owner, value)
+            yield _read(timer_of, owner, value)
 
     async def retries(self, partition: int) -> AsyncIterator[Retry]:
         """Go through the waiting retries; see `Store.retries`."""
         page, after = self._page("retries"), b""
         while items := await page(partition, after):
             for _, (value, starts) in items:
-                yield self._read(retry_of, value, starts)
+                yield _read(retry_of, value, starts)
             after = items[-1][0]
 
     async def dead_letters(self) -> AsyncIterator[DeadLetter]:
         """Go through the dead letters; see `Store.dead_letters`."""
         async for _, (value, _starts) in self._merged(self._page("dead")):
-            yield self._read(dead_letter_of, value)
+            yield _read(dead_letter_of, value)
 
     async def _find_dead(self, id: str) -> tuple[int, bytes] | None:
         try:
@@ -209,7 +216,7 @@ class Listing:
     async def dead_letter(self, id: str) -> DeadLetter | None:
         """Return a dead letter; see `Store.dead_letter`."""
         found = await self._find_dead(id)
-        return None if found is None else self._read(dead_letter_of, found[1])
+        return None if found is None else _read(dead_letter_of, found[1])
 
     async def discard(self, id: str) -> bool:
         """Remove a dead letter; see `Store.discard`."""
@@ -228,7 +235,7 @@ class Listing:
             command = ("XREVRANGE", keys[partition].history, end, "-", "COUNT", _PAGE)
             (rows,) = await self._deployment.read({partition: [command]})
             for _, fields in rows:
-                entry = self._read(history_of, fields) if fields[3] == name else None
+                entry = _read(history_of, fields) if fields[3] == name else None
                 if entry is not None:
                     yield entry
             if len(rows) < _PAGE:
@@ -250,15 +257,10 @@ class Listing:
             oldest=min((moment(int(one[3])) for one in found if one[3]), default=None),
         )
 
-    def _read(self, read: Callable[..., _T], *values: bytes) -> _T:
-        try:
-            return read(*values)
-        except StoreError:
-            raise
-        except Exception as error:
-            raise StoreCorrupt(
-                f"something in Redis under {self._deployment.keys.prefix!r} is damaged: {error}"
-            ) from error
+
+def _read(read: Callable[..., _T], *values: Any) -> _T:
+    with reading():
+        return read(*values)
 
 
 def _fail(wanted: Sequence[tuple[str, asyncio.Future[SubjectRecord]]], error: StoreError) -> None:

@@ -16,7 +16,7 @@ from onwhen.storage._encoding import moment
 from onwhen.storage.redis import _scripts
 from onwhen.storage.redis._connection import Word
 from onwhen.storage.redis._deployment import Deployment
-from onwhen.storage.redis._encoding import BITS, accepted_key, due_of, entry_of, id_of, padded_id, position_of
+from onwhen.storage.redis._encoding import BITS, accepted_key, due_of, entry_of, id_of, padded_id, position_of, reading
 from onwhen.storage.redis._lanes import Job, Kind
 
 __all__ = ["Log"]
@@ -24,6 +24,7 @@ __all__ = ["Log"]
 _GONE: Final = Accepted(None, is_new=False)
 _AT_ONCE: Final = 1000  # timers that are moved, or told, at once (a count): others of the server wait for it
 _ROOM: Final = 8 << 20  # bytes of events that are read at once; it may be as much again
+_PAGE: Final = 250  # entries that are read at once (a count): nobody knows how large they are
 _FIRST_SIZE: Final = 4096.0  # bytes that an entry is taken to have, until some were seen
 _NEWEST: Final = 0.25  # how much the entries of a page count among those before
 
@@ -111,7 +112,7 @@ class Log:
         entries: list[LogEntry] = []
         start, room = "-" if after is None else f"({id_of(after)}", float(_ROOM)
         starts: Mapping[bytes, bytes] | None = None
-        while (count := min(limit - len(entries), max(1, int(room / self._size)))) > 0:
+        while (count := min(limit - len(entries), self._page(room))) > 0:
             commands: list[Sequence[Word]] = [("XRANGE", keys.log, start, "+", "COUNT", count)]
             if starts is None:
                 commands.append(("HGETALL", keys.starts))
@@ -132,7 +133,7 @@ class Log:
         """Return pending events, as soon as there are any; see `SharedStore.tail`."""
         deployment, keys = self._deployment, self._deployment.part(partition)
         await deployment.lane(partition).settled()
-        count = min(limit, max(1, int(_ROOM / self._size)))
+        count = min(limit, self._page(_ROOM))
         if count < 1:
             return []
         milliseconds = max(1, int(timeout * 1000))  # 0 would be for ever
@@ -152,9 +153,14 @@ class Log:
         with reading():
             return [entry_of(id, fields, starts.get(id)) for id, fields in rows]
 
+    def _page(self, room: float) -> int:
+        """Return how many entries to read at once (a count)."""
+        return max(1, min(_PAGE, int(room / self._size)))
+
     def _measure(self, rows: Sequence[Any]) -> int:
         size = sum([len(fields[3]) for _, fields in rows])
-        self._size += _NEWEST * (size / len(rows) - self._size)
+        each = size / len(rows)
+        self._size = max(each, self._size + _NEWEST * (each - self._size))  # at once if they are larger now
         return size
 
     async def promote(self, partition: int, after: Position | None) -> Promoted:

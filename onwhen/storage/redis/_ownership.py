@@ -16,7 +16,7 @@ from onwhen.storage._encoding import moment
 from onwhen.storage.redis import _scripts
 from onwhen.storage.redis._connection import Word
 from onwhen.storage.redis._deployment import Deployment
-from onwhen.storage.redis._encoding import BITS, accepted_key, id_of, position_of
+from onwhen.storage.redis._encoding import BITS, accepted_key, id_of, position_of, reading
 from onwhen.storage.redis._lanes import Job, Kind
 
 __all__ = ["Outbox", "Ownership"]
@@ -132,9 +132,10 @@ class Outbox:
         start, room = "-" if after is None else f"({id_of(after)}", _ROOM
         while (count := min(_PAGE, limit - len(found))) > 0 and room > 0:
             (rows,) = await deployment.read({partition: [("XRANGE", keys.out, start, "+", "COUNT", count)]})
-            for id, (_, target, _, event) in rows:
-                found.append(Outgoing(position_of(id), int(target), Event.restored(event)))
-                room -= len(event)
+            with reading():
+                for id, (_, target, _, event) in rows:
+                    found.append(Outgoing(position_of(id), int(target), Event.restored(event)))
+                    room -= len(event)
             if len(rows) < count:
                 break
             start = f"({rows[-1][0].decode()}"

@@ -125,7 +125,7 @@ class Digest:
 
 
 class Target:
-    """The commands that put records into a partition of a layout.
+    """The commands that put records into a partition of a layout, but for those that may be there already (`recall`).
 
     Args:
         keys: of the partition.
@@ -143,8 +143,6 @@ class Target:
             "retries": self._retry,
             "dead letters": self._letter,
             "history": self._history,
-            "window": self._window,
-            "delivered": self._delivered,
             "bookmarks": self._bookmark,
         }
 
@@ -184,13 +182,6 @@ class Target:
 
     def _history(self, id: bytes, *fields: bytes) -> Iterator[Command]:
         yield "XADD", self._key["history"], id, *fields
-
-    def _window(self, which: bytes, position: bytes) -> Iterator[Command]:
-        yield "HSET", self._key["seen"], which, position
-        yield "RPUSH", self._key["window"], which
-
-    def _delivered(self, which: bytes, score: bytes) -> Iterator[Command]:
-        yield "ZADD", self._key["delivered"], score, which
 
     def _bookmark(self, name: bytes, value: bytes) -> Iterator[Command]:
         yield "HSET", self._keys.marks, name, value

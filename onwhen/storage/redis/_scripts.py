@@ -30,6 +30,7 @@ __all__ = [
     "PAGE",
     "PRESENT",
     "PROMOTE",
+    "RECALL",
     "RELEASE",
     "RENEW",
     "STARTING",
@@ -111,7 +112,7 @@ starts; or BADFMT."""
 PRESENT: Final = _script("present", "no-writes")
 """Format, `log` or `retries`, ids or keys. Answers 1 or 0 for each; or BADFMT."""
 
-FOUND: Final = _script("found", is_of_partition=False)
+FOUND: Final = _script("found", "allow-oom", is_of_partition=False)
 """Makes a deployment, unless there is one. KEYS: its meta. ARGV: format, partitions and window as asked for, or
 nothing; those of a new deployment that does not say. Answers format, partitions, layout, window, whether it is made."""
 
@@ -133,3 +134,7 @@ before; OK."""
 CLOSE: Final = _script("close", "allow-oom", is_of_partition=False)
 """KEYS: a partition's meta. ARGV: its mark, the mark of one that is closed, 1 to close it or 0 to open it. Answers OK;
 BADFMT if it has another mark; worker and microseconds left, if somebody owns it, and it was not closed."""
+
+RECALL: Final = _script("recall", is_of_partition=False)
+"""KEYS: `seen`, `window` and `delivered` of a partition that is being copied. ARGV: `window` or `delivered`; for each
+its key, and its position or when it came. Answers 1 for each that is new, else 0."""

@@ -125,10 +125,6 @@ class Process:
             return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
         return ""
 
-    def signal(self, number: int) -> None:
-        """Send a signal, unless it has ended."""
-        self._popen.send_signal(number)
-
     def kill(self) -> None:
         """End it with SIGKILL, also while it is stopped."""
         self._popen.kill()

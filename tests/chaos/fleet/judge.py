@@ -21,7 +21,8 @@ from onwhen.engine.partitions import partition_of
 from onwhen.engine.shared import SharedStore
 from onwhen.storage.redis import create_redis_storage
 from onwhen.testing.servers import RedisServer
-from tests.chaos.judge import Case, Content, Ledger, content_of
+from tests.chaos.content import Content, content_of
+from tests.chaos.judge import Case, Ledger
 from tests.chaos.plan import EMITTERS, ITEMS, chance, item_of, mix, next_of, numbers_of
 from tests.redis_keys import strays
 

@@ -11,7 +11,6 @@ import random
 import select
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from onwhen import SystemClock
 from onwhen.storage.redis import create_redis_storage
 from tests.chaos.fleet.judge import FleetLedger, is_at_rest, look
 from tests.chaos.fleet.parts import Fault, Part
+from tests.chaos.fleet.processes import Worker, running
 from tests.chaos.fleet.workers import LOST, STALLED, Orders
 from tests.chaos.fleet.world import World
 from tests.chaos.run import Violation
@@ -34,24 +34,8 @@ LEASE: Final = 1.0  # seconds
 _PATIENCE: Final = 90.0  # seconds until something has to happen, on a busy machine
 _LOOK: Final = 0.02  # seconds
 _PREFIX: Final = "chaos"
-_ROOT: Final = Path(__file__).parents[3]
 _LOSE_ANSWERS: Final = frozenset[Fault]({"crash", "drop", "fail over", "move"})
 _DROPS: Final = 25  # replies that are dropped in a row
-
-
-@dataclass
-class Worker:
-    """A worker process.
-
-    Attributes:
-        name: its id.
-        pid: of its process; 0 until it is known.
-        is_meant: it was killed, or told to leave, so that its end is no fault of its own.
-    """
-
-    name: str
-    pid: int = 0
-    is_meant: bool = False
 
 
 @dataclass
@@ -92,11 +76,11 @@ class Fleet:
         with ExitStack() as stack:
             stack.enter_context(self._world)
             self._starter = stack.enter_context(
-                _running("tests.chaos.fleet.workers", self.folder, errors=self.folder / "starter.log")
+                running("tests.chaos.fleet.workers", self.folder, errors=self.folder / "starter.log")
             )
             world, part = self._world, self.part
             self._producer = stack.enter_context(
-                _running(
+                running(
                     "tests.chaos.fleet.producer",
                     *(world.url, _PREFIX, part.partitions, self._notes),
                     errors=self.folder / "producer.log",
@@ -296,24 +280,3 @@ class Fleet:
         line = out.readline()
         if line != f"{what}\n".encode():
             raise Violation(f"the producer says {line!r}: {(self.folder / 'producer.log').read_text()[-3000:]}")
-
-
-class _running:
-    """A Python module as a process with pipes, killed at the end of the block; also when this process ends."""
-
-    def __init__(self, module: str, *words: object, errors: Path) -> None:
-        with errors.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", module, *map(str, words)],
-                cwd=_ROOT,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-            )
-
-    def __enter__(self) -> subprocess.Popen[bytes]:
-        return self._process
-
-    def __exit__(self, *error: object) -> None:
-        with self._process:  # closes its pipes, by which all of them end
-            self._process.kill() if self._process.args[2] != "tests.chaos.fleet.workers" else None  # type: ignore[index]

@@ -13,8 +13,8 @@ import pytest
 from onwhen import EventBus
 from onwhen.engine.partitions import partition_of
 from onwhen.storage import create_memory_storage
+from tests.chaos.content import Content, content_of
 from tests.chaos.fleet.judge import FleetCase, FleetLedger, Loss
-from tests.chaos.judge import Content, content_of
 from tests.chaos.plan import EMITTERS, ITEMS, chance, item_of, mix, next_of
 from tests.chaos.rules import rules
 

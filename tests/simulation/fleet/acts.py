@@ -125,12 +125,12 @@ class Acts:
     async def renew(self, machine: int, tokens: Mapping[int, Token], lease: float) -> Mapping[int, Renewed]:
         found: dict[int, Renewed] = {}
         for partition, token in tokens.items():
-            there, is_ours = self.time_of(partition), self.part(partition).state.token == token
-            call = self.store.renew({partition: token}, lease)
-            found |= await self._done(
-                machine, partition, call, lambda _, __, a=there, b=token, c=is_ours: Renewal(a, b, lease, c)
-            )
+            found.update(await self._renew(machine, partition, token, lease))
         return found
+
+    async def _renew(self, machine: int, partition: int, token: Token, lease: float) -> Mapping[int, Renewed]:
+        there, call = self.time_of(partition), self.store.renew({partition: token}, lease)
+        return await self._done(machine, partition, call, lambda _, got: Renewal(there, token, lease, bool(got)))
 
     async def release(self, machine: int, partition: int, token: Token) -> bool:
         there, call = self.time_of(partition), self.store.release(partition, token)

@@ -138,6 +138,8 @@ class Connection:
         if as_owner:
             call.runs = [(partition, self._owned[partition]) for partition in partitions if partition in self._owned]
         now = loop.time()
+        if what == "commit" and (held := self._machine.hold()):
+            now += held
         at = max(now + fate.there, self._overdue + _APART)
         if fate.kind == "before":
             self._at(at, self._fail, call, fate.error)
@@ -178,7 +180,10 @@ class Connection:
             self._fail(call, "the connection is cut")
         elif not call.is_cut:
             if reason := self._refused(call):
-                self._fail(call, reason)
+                if call.answer.done():
+                    self._note(call, reason)
+                else:
+                    self._fail(call, reason)
                 return
             try:
                 result = inline(effect())
@@ -206,9 +211,12 @@ class Connection:
         if not call.answer.done():
             for partition, epoch in call.epochs:
                 self._epochs[partition] = max(self._epochs.get(partition, 0), epoch + 1)
-            self._world.note(Fault(self._loop.time(), f"m{self._machine.number} {call.what}: {how}"))
+            self._note(call, how)
             error = StoreFull if how == "full" else StoreError
             self._raise(call, error(f"{call.what}: {how}"))
+
+    def _note(self, call: Call, how: str) -> None:
+        self._world.note(Fault(self._loop.time(), f"m{self._machine.number} {call.what}: {how}"))
 
     def _raise(self, call: Call, error: StoreError) -> None:
         if not call.answer.done():

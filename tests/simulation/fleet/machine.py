@@ -51,6 +51,7 @@ class Machine:
         self.upset = upset
         self._ahead = ahead
         self._steps = 0
+        self._commits = 0
         self._waiting: list[asyncio.Handle] | None = None
         self._context = Context()
         self._context.run(HERE.set, self)  # type: ignore[arg-type]
@@ -91,9 +92,22 @@ class Machine:
             self._waiting.append(handle)
             return False
         self._steps += 1
-        if self.upset is None or self._steps < self.upset.after or self.world.is_quiet:
+        upset = self.upset
+        if upset is None or upset.what == "hold" or self._steps < upset.after or self.world.is_quiet:
             return True
-        return self._suffer(self.upset, handle)
+        return self._suffer(upset, handle)
+
+    def hold(self) -> float:
+        """Perhaps stand still when a commit is about to be sent; return for how long (seconds)."""
+        upset = self.upset
+        if upset is None or upset.what != "hold" or self.world.is_quiet:
+            return 0.0
+        self._commits += 1
+        if self._commits < upset.after:
+            return 0.0
+        self.upset = None
+        self._stand_still(upset.seconds, [])
+        return upset.seconds
 
     def _suffer(self, upset: Upset, handle: asyncio.Handle) -> bool:
         self.upset = None
@@ -103,11 +117,13 @@ class Machine:
         if upset.what == "stop":
             self.stop()
             return True
-        self.world.note(Life(self.world.time, f"stands still for {upset.seconds:.1f} s", self.number))
-        self._waiting = [handle]
-        self.world.stood_still = True
-        self.world.later(upset.seconds, self.go_on)
+        self._stand_still(upset.seconds, [handle])
         return False
+
+    def _stand_still(self, seconds: float, waiting: list[asyncio.Handle]) -> None:
+        self.world.note(Life(self.world.time, f"stands still for {seconds:.1f} s", self.number))
+        self._waiting = waiting
+        self.world.later(seconds, self.go_on)
 
     def go_on(self) -> None:
         """Go on as if nothing had happened."""

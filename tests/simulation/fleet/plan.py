@@ -19,8 +19,9 @@ class Upset:
     """Something that happens to a machine.
 
     Attributes:
-        after: when its life has lasted for so many callbacks (a count).
-        what: "kill", "pause" or "stop"; who is stopped may finish his turns.
+        after: when its life has lasted for so many callbacks; of "hold", so many commits (a count).
+        what: "kill", "pause" or "stop"; who is stopped may finish his turns. "hold" is a pause when a commit is about
+            to be sent.
         seconds: how long a pause lasts, or how long it takes until another machine is in its place.
     """
 
@@ -191,7 +192,7 @@ class _Faults:
             latency=latency,
             slow=(slow, slow + chance.choice((0.0, 0.0, 3.0))),
             full=(full, full + chance.choice((0.0, 0.0, 4.0))) if errors else (0.0, 0.0),
-            upsets=[self._upsets(800) for _ in range(self._workers)] if kills else (),
+            upsets=[self._upsets(500) for _ in range(self._workers)] if kills else (),
             producer_upsets=[self._upsets(150)[:1] for _ in range(self._producers)] if kills else (),
             fail_overs=self._fail_overs() if fails_over else (),
         )
@@ -199,10 +200,11 @@ class _Faults:
     def _upsets(self, mean: float) -> Sequence[Upset]:
         chance, lease = self._chance, self._lease
         drawn = []
-        for _ in range(chance.choice((0, 1, 2, 3))):
-            what = chance.choice(("kill", "pause", "pause", "stop"))
-            seconds = chance.choice((0.1, 0.7 * lease, 1.1 * lease, 3 * lease)) * chance.uniform(0.8, 1.2)
-            drawn.append(Upset(round(chance.expovariate(1 / mean)) + 1, what, seconds))
+        for _ in range(chance.choice((0, 1, 2, 4))):
+            what = chance.choice(("kill", "kill", "pause", "pause", "hold", "hold", "hold", "stop"))
+            seconds = chance.choice((0.1, 0.7 * lease, 1.1 * lease, 1.1 * lease, 3 * lease)) * chance.uniform(0.8, 1.2)
+            after = chance.expovariate(1 / 8 if what == "hold" else 1 / mean)
+            drawn.append(Upset(round(after) + 1, what, seconds))
         return drawn
 
     def _fail_overs(self) -> Sequence[FailOver]:

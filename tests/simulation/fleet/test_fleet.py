@@ -1,4 +1,4 @@
-"""Many workers in simulated worlds, where all goes wrong that may; see `docs/decisions/0008-simulated-fleet.md`."""
+"""Many workers in simulated worlds, where all goes wrong that may; see `docs/decisions/0010-simulated-fleet.md`."""
 
 from __future__ import annotations
 

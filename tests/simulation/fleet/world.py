@@ -69,7 +69,6 @@ class FleetWorld:
         self.story = Story()
         self.done: set[str] = set()
         self.is_quiet = False
-        self.stood_still = False
         self.loop = FleetLoop(0.0, self.chance)
         clocks = [SimClock(self.loop, ahead) for ahead in plan.ahead]
         self.clocks = clocks

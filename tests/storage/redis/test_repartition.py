@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
+from onwhen import Context, EventBus, RuleSet, Worker
 from onwhen.engine.partitions import partition_of
 from onwhen.engine.shared import Outgoing
-from onwhen.errors import StoreCorrupt, StoreError, StoreFormatError, StoreInUse
-from onwhen.storage.redis import RedisStore
+from onwhen.errors import StoreCorrupt, StoreError, StoreFormatError, StoreFull, StoreInUse
+from onwhen.storage.redis import RedisStore, create_redis_storage
 from onwhen.storage.redis._connection import Connection
 from onwhen.storage.redis._encoding import accepted_key
-from onwhen.storage.redis._keys import DeploymentKeys
+from onwhen.storage.redis._keys import FIXED, DeploymentKeys
 from onwhen.storage.redis._repartition import Repartition
 from onwhen.storage.redis._rights import rules
 from onwhen.testing.servers import RedisCluster, RedisServer
@@ -63,6 +64,53 @@ async def test_it_is_the_same_on_a_cluster(redis_cluster: RedisCluster, key_pref
         await moving.run(6)
     async with opened(redis_cluster.url, key_prefix) as store:
         assert await contents(store) == held
+
+
+async def test_workers_go_on_where_they_were(redis_server: RedisServer, key_prefix: str) -> None:
+    """Stopped in the middle, with events pending and messages on their way: all is handled once, and in order."""
+    rules = RuleSet("rules")
+
+    @rules.on("counted")
+    async def count(ctx: Context) -> None:
+        ctx.subject.set("seen", [*ctx.subject.get("seen", []), ctx.payload])
+        await ctx.emit("told", ctx.payload, f"hub:{ctx.payload % 7}")
+
+    @rules.on("told")
+    def tell(ctx: Context) -> None:
+        ctx.subject.set("told", [*ctx.subject.get("told", []), (ctx.event.id, ctx.payload)])
+
+    def bus() -> EventBus:
+        return EventBus(rules, store=create_redis_storage(redis_server.url, key_prefix, partitions=None))
+
+    names = [f"counter:{n}" for n in range(20)]
+    async with opened(redis_server.url, key_prefix, 4):
+        pass
+    async with bus() as sender:
+        for n in range(20):
+            await asyncio.gather(*(sender.emit("counted", name, n) for name in names))
+    for partitions in (6, 3, 8):
+        async with Worker(bus(), lease=5.0, prefetch=10) as worker:
+            async with asyncio.timeout(30):
+                while worker.status().turns < 100:
+                    await asyncio.sleep(0.001)
+        async with mover(redis_server.url, key_prefix) as moving:
+            await moving.run(partitions)
+    async with bus() as reader, Worker(bus(), lease=5.0):
+        async with asyncio.timeout(30):
+            while sum([len((await reader.read(f"hub:{n}")).get("told", [])) for n in range(7)]) < 400:
+                await asyncio.sleep(0.02)
+        for name in names:
+            assert (await reader.read(name)).get("seen") == list(range(20))
+        told = [pair for n in range(7) for pair in (await reader.read(f"hub:{n}")).get("told")]
+        assert len({id for id, _ in told}) == len(told) == 400
+
+
+def test_every_key_of_a_partition_is_thought_of() -> None:
+    """Whoever adds one has to say here what becomes of it."""
+    copied = {"log", "starts", "fired", "seen", "window", "bookmarks", "names", "due", "timers", "own", "waiting"}
+    copied |= {"retries", "aside", "dead", "history", "delivered"}
+    made_anew = {"meta", "out"}  # what is in the outbox comes into the logs
+    assert copied | made_anew == set(FIXED)
 
 
 # -- what was accepted before is not accepted again
@@ -330,6 +378,21 @@ async def test_the_server_is_killed_in_the_middle(key_prefix: str, calls: int) -
         await see_that_it_is_all(server, key_prefix, 3, held)
 
 
+async def test_without_room_for_both_it_can_be_undone(key_prefix: str) -> None:
+    """The server refuses the copy; what was there is as it was, and goes on as far as a full server lets it."""
+    with RedisServer() as server:
+        async with opened(server.url, key_prefix, 2) as store:
+            await fill(store)
+            held = await contents(store)
+        server.ask("CONFIG", "SET", "maxmemory", int(server.info("memory")["used_memory"]) + 20_000)
+        async with mover(f"{server.url}?patience=0.1", key_prefix) as moving:
+            with pytest.raises(StoreFull):
+                await moving.run(3)
+            assert await moving.undo()
+        async with opened(server.url, key_prefix) as store:
+            assert await contents(store) == held
+
+
 async def test_nobody_opens_what_is_on_its_way(redis_server: RedisServer, key_prefix: str) -> None:
     """The message says what to do about it."""
     async with opened(redis_server.url, key_prefix, 2) as store:
@@ -480,7 +543,6 @@ class Forgetful(Connection):
         ("HSET", ":retries", "retries"),
         ("ZADD", ":aside", "dead letters"),
         ("XADD", ":history", "history"),
-        ("RPUSH", ":window", "window"),
         ("HSET", ":bookmarks", "bookmarks"),
     ],
 )
