@@ -18,7 +18,7 @@ __all__ = ["keys_of", "strays"]
 
 _ONCE: Final = re.compile(r"\{(?P<prefix>[^{}]+)\}:(meta|workers)")
 _PART: Final = re.compile(
-    r"\{(?P<prefix>[^{}]+?)(?::\d+)?:p\d+\}:(?:(?P<name>" + "|".join(FIXED) + r")|s:(?P<subject>.*))", re.DOTALL
+    r"\{(?P<prefix>[^{}]+?):p\d+(?:\.\d+)?\}:(?:(?P<name>" + "|".join(FIXED) + r")|s:(?P<subject>.*))", re.DOTALL
 )
 _PAGE: Final = 5_000
 _ORDER: Final = 34  # characters of a due moment and an order number

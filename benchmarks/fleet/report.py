@@ -123,7 +123,8 @@ def backlog_table(found: Backlog) -> str:
     reading = (
         f"{found.events:,} of {found.made:,} events, made in {found.loading:.0f} s, handled by one worker in "
         f"{found.seconds:.0f} s: {found.events / found.seconds:,.0f} a second, the slowest tenth at {slowest:.2f} of "
-        f"the median. The server's memory: {_mib(found.server[0])} with the backlog, {_mib(found.server[1])} at the end."
+        f"the median. The server's memory: {_mib(found.server[0])} with the backlog, {_mib(found.server[1])} at the "
+        f"end."
     )
     return f"{grid(head, rows)}\n\n{reading}"
 

@@ -31,6 +31,7 @@ Failed: TypeAlias = DeadLetter | Retry
 """What failed for good: a dead letter, or a retry that is parked."""
 
 _ERROR: Final = 300  # characters of an error that are shown (a count)
+_LATER: Final = 32  # attempts that may have been made until it is looked at (a count)
 _FIRST_PAUSE: Final = 0.02  # seconds between two looks whether it is done
 _LONGEST_PAUSE: Final = 0.5  # seconds
 _HANDLED: Final = "handled"
@@ -157,6 +158,9 @@ async def _outcome(store: SharedStore, sent: _Sent) -> str:
     letter = await store.dead_letter(key_of(retry.event, retry.rule))
     if letter is not None:
         return f"failed again: {_error(letter.failure)}"
+    later = [key_of(retry.event, retry.rule, retry.attempt + more) for more in range(1, _LATER + 1)]
+    if not await store.waiting(sent.partition, later):
+        return _HANDLED
     about = (retry.event.source, retry.event.id, retry.rule)
     async for other in store.retries(sent.partition):
         if (other.event.source, other.event.id, other.rule) == about:

@@ -128,7 +128,7 @@ async def _moved(moving: Repartition, partitions: int) -> Moved:
 
 def _looked(survey: Survey, partitions: int) -> Iterator[str]:
     yield f"Would move from {survey.before:,} to {partitions:,} partitions: {_counts(survey.counts)}."
-    yield f"The largest partition would have {survey.largest:,} subjects."
+    yield f"The largest partition would have {_number('subjects', survey.largest)}."
     if survey.undelivered:
         yield f"Messages between partitions that are on their way, and would be delivered: {survey.undelivered:,}."
     if workers := sorted({*survey.workers, *survey.owners.values()}):
@@ -144,12 +144,13 @@ def _json(value: object) -> str:
 
 
 def _counts(counts: Mapping[str, int]) -> str:
-    told = [
-        f"{counts[kind]:,} {one if counts[kind] == 1 else many}"
-        for kind, (one, many) in _COUNTED.items()
-        if counts[kind] or kind in ("subjects", "events")
-    ]
+    told = [_number(kind, counts[kind]) for kind in _COUNTED if counts[kind] or kind in ("subjects", "events")]
     return ", ".join(told)
+
+
+def _number(kind: str, count: int) -> str:
+    one, many = _COUNTED[kind]
+    return f"{count:,} {one if count == 1 else many}"
 
 
 @contextmanager

@@ -66,7 +66,8 @@ class _Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._heard, number)
         each = list(self._options.each())
-        tell(self._who, f"starts {len(each)} workers of {self._options.app}")
+        workers = "1 worker" if len(each) == 1 else f"{len(each)} workers"
+        tell(self._who, f"starts {workers} of {self._options.app}")
         async with asyncio.TaskGroup() as group:
             enforcing = group.create_task(self._enforce())
             async with asyncio.TaskGroup() as keeping:

@@ -7,18 +7,21 @@ not know how a worker handles events, nor that there may be other processes besi
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import time
 from collections.abc import Coroutine
 from secrets import token_hex
+from time import monotonic
 from typing import Any, Final, NoReturn
 
 from onwhen.cli._app import App, find_app, make_bus
+from onwhen.cli._changes import Changes
 from onwhen.cli._ending import STALLED, Ending, LastMoments, begin_again, restarts
 from onwhen.cli._opening import store_named
 from onwhen.cli._options import UsageError
-from onwhen.cli._own import owned, ranges
+from onwhen.cli._own import owned
 from onwhen.cli._supervised import Supervised
 from onwhen.cli._telling import tell, tell_last
 from onwhen.cli._watchdog import Stalled, Watchdog
@@ -33,6 +36,9 @@ from onwhen.storage._urls import without_password
 
 __all__ = ["run_worker"]
 
+_GENERATIONS: Final = (10_000, 10, 10)
+"""When this process, which is nobody else's, looks for garbage: turns make much that is soon let go of, and with what
+Python sets by itself a fifth of a worker's time goes into looking (decision 0011)."""
 _PAUSE: Final = 0.5  # seconds between two looks at what is told
 
 
@@ -48,6 +54,7 @@ def run_worker(options: WorkerOptions) -> int:
         StoreError: the store could not be opened.
         AppNotFound: APP names nothing that holds rules.
     """
+    gc.set_threshold(*_GENERATIONS)
     app = find_app(options.app)
     run = _Run(options, app, _shared(options), _listening(options))
     try:
@@ -191,19 +198,16 @@ class _Run:
     # -- what is told
 
     async def _tell_changes(self, worker: Worker) -> None:
-        """Tell how it starts, and from then on which partitions it owns whenever that has changed."""
-        before: WorkerStatus | None = None
+        """Tell how it starts, and from then on what has changed."""
+        changes: Changes | None = None
         while True:
             status = worker.status()
-            if before is None and status.partitions:
+            if changes is None and status.partitions:  # it has begun
+                changes = Changes()
                 self._tell_start(self._bus, status)
-            if status.partitions and (before is None or (status.owned, status.share) != (before.owned, before.share)):
-                share = "" if len(status.owned) == status.share else f"; its share is {status.share}"
-                tell(
-                    self._who,
-                    f"owns {len(status.owned)} of {status.partitions} partitions: {ranges(status.owned)}{share}",
-                )
-                before = status
+            if changes is not None and not (self._ending is not None and self._ending.signal):
+                for change in changes.of(status, monotonic()):
+                    tell(self._who, change)
             await asyncio.sleep(_PAUSE)
 
     def _tell_start(self, bus: EventBus, status: WorkerStatus) -> None:

@@ -10,8 +10,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
+import msgspec
+
 from onwhen.engine.resend import a_few_times
-from onwhen.errors import StoreError
+from onwhen.errors import BusClosed, StoreError
 
 __all__ = ["Awaiting"]
 
@@ -25,6 +27,13 @@ Ask: TypeAlias = Callable[[int, Collection[_K]], Awaitable[Collection[_K]]]
 """Returns which of some are still in the store, of one partition."""
 
 
+class _Wait(msgspec.Struct, eq=False):
+    """Something that is waited for, and by how many (a count)."""
+
+    gone: asyncio.Future[None]
+    count: int = 0
+
+
 class Awaiting(Generic[_K]):
     """Lets callers wait until something is not in the store any more.
 
@@ -34,9 +43,9 @@ class Awaiting(Generic[_K]):
     """
 
     def __init__(self, ask: Ask[_K], start: Callable[[Coroutine[Any, Any, None]], None]) -> None:
-        self._ask = ask
+        self._ask: Ask[_K] = ask
         self._start = start
-        self._waiting: dict[int, dict[_K, asyncio.Future[None]]] = {}
+        self._waiting: dict[int, dict[_K, _Wait]] = {}
         self._polls: dict[int, int] = {}  # partition -> how often it was asked since something has happened
 
     async def gone(self, partition: int, which: _K) -> None:
@@ -44,25 +53,37 @@ class Awaiting(Generic[_K]):
 
         Raises:
             StoreError: the store does not answer.
+            BusClosed: the bus was closed meanwhile.
         """
-        waiting = self._waiting.get(partition)
-        if waiting is None:
-            waiting = self._waiting[partition] = {}
-            self._start(self._watch(partition, waiting))
-        future = waiting.get(which)
-        if future is None:
-            future = waiting[which] = asyncio.get_running_loop().create_future()
+        waiting = self._waiting.setdefault(partition, {})
+        is_watched = bool(waiting)
+        wait = waiting.get(which)
+        if wait is None:
+            wait = waiting[which] = _Wait(asyncio.get_running_loop().create_future())
             self._polls[partition] = 0  # most are gone within milliseconds
-        await asyncio.shield(future)
+        wait.count += 1
+        if not is_watched:
+            self._start(self._watch(partition, waiting))
+        try:
+            await asyncio.shield(wait.gone)
+        finally:
+            wait.count -= 1
+            if not (wait.count or wait.gone.done()):
+                waiting.pop(which, None)
+                if not waiting:
+                    self._waiting.pop(partition, None)  # whoever comes next is watched for anew
 
-    async def _watch(self, partition: int, waiting: dict[_K, asyncio.Future[None]]) -> None:
-        tries, first = 0, 0
+    async def _watch(self, partition: int, waiting: dict[_K, _Wait]) -> None:
+        tries = first = 0
+        batch: list[_K]
         try:
             while waiting:
                 polls = self._polls[partition]
                 self._polls[partition] = polls + 1
                 await asyncio.sleep(max(_PAUSES[min(polls, len(_PAUSES) - 1)], min(len(waiting), _BATCH) / _RATE))
-                batch = list(waiting)[first : first + _BATCH]
+                if not waiting:
+                    break
+                batch = list(waiting)[first : first + _BATCH] or list(waiting)[:_BATCH]
                 first = first + _BATCH if first + _BATCH < len(waiting) else 0
                 try:
                     left = {*await self._ask(partition, batch)}
@@ -73,17 +94,18 @@ class Awaiting(Generic[_K]):
                         self._end(waiting, error)
                     continue
                 for which in batch:
-                    if which not in left:
+                    if which not in left and (wait := waiting.pop(which, None)) is not None:
                         self._polls[partition] = 0
-                        waiting.pop(which).set_result(None)
+                        wait.gone.set_result(None)
         finally:
-            self._waiting.pop(partition, None)
-            self._end(waiting, StoreError("the bus was closed, so nobody looks any more whether the event is handled"))
+            if self._waiting.get(partition) is waiting:
+                del self._waiting[partition]
+            self._end(waiting, BusClosed("the bus was closed, so nobody looks any more whether the event is handled"))
 
     @staticmethod
-    def _end(waiting: dict[_K, asyncio.Future[None]], error: StoreError) -> None:
-        for future in waiting.values():
-            if not future.get_loop().is_closed():
-                future.set_exception(error)
-                future.exception()  # perhaps nobody waits for it any more
+    def _end(waiting: dict[_K, _Wait], error: Exception) -> None:
+        for wait in waiting.values():
+            if not wait.gone.get_loop().is_closed():
+                wait.gone.set_exception(error)
+                wait.gone.exception()  # perhaps nobody waits for it any more
         waiting.clear()

@@ -256,6 +256,12 @@ class Dispatcher(Generic[_W]):
         lane = self._lanes.get(subject)
         return lane is not None and bool(lane.holds)
 
+    def not_held(self) -> Iterator[_W]:
+        """Go through the work that nothing holds: what is done, and what can be done in its turn."""
+        for lane in self._lanes.values():
+            if not lane.holds:
+                yield from self.work_of(lane.name)
+
     def one_by_one(self, only: bool) -> None:
         """Work on one subject at a time, or again on as many as the limit allows."""
         self._is_alone = only

@@ -70,7 +70,9 @@ class Parking:
             letter = await self._store.dead_letter(known.id)
             if letter is None:
                 return None
-            return await self._run_again(upkeep.again(letter, self._bus.clock.now()), revived=[letter.id])
+            again = upkeep.again(letter, self._bus.clock.now())
+            # Another process may do the same, and it may fail again before we come: a number is given out once.
+            return await self._run_again(again, revived=[letter.id], id=again.key)
 
     # -- parked subjects
 

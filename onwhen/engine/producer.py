@@ -7,13 +7,14 @@ whoever emits, stores subjects, or looks after what failed. It must not know of 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from contextvars import Context, copy_context
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from onwhen.engine.arrivals import Arrivals
+from onwhen.engine.awaiting import Awaiting
 from onwhen.engine.dispatch import Dispatcher
 from onwhen.engine.intake import Intake
 from onwhen.engine.outcomes import Receipt
@@ -24,14 +25,12 @@ from onwhen.engine.resend import a_few_times
 from onwhen.engine.shared import SharedStore
 from onwhen.engine.store import Commit, CommitResult
 from onwhen.engine.work import Cascade, Work
-from onwhen.errors import StoreError
+from onwhen.errors import BusClosed
 
 if TYPE_CHECKING:
     from onwhen.engine.bus import EventBus
 
 __all__ = ["Producer"]
-
-_PAUSES: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # seconds between looks at whether something is handled
 
 _K = TypeVar("_K", int, str)
 
@@ -55,6 +54,8 @@ class Producer:
         self._store = store
         self._dispatcher: Dispatcher[Work] = Dispatcher(_nothing_is_handled_here, 1, loop)  # for what is under way
         self.parking = Parking(bus, self._dispatcher, a_few_times, context)
+        self._pending = Awaiting(store.pending, self._start)
+        self._retries = Awaiting(store.waiting, self._start)
         self._intakes: list[Intake] = []
         self._outside = OutsideCommits(
             store,
@@ -127,6 +128,7 @@ class Producer:
         self.is_closing = True
         async with self._closing:
             await self.idle()
+            self._dispatcher.cancel()  # whoever waits for what others handle
             self._dispatcher.close()
             self.is_open = False
             await self._store.close()
@@ -176,6 +178,9 @@ class Producer:
         if intake.put(work):
             self._dispatcher.start(self._run(intake), work.context.copy())
 
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        self._dispatcher.start(coroutine, self.context.copy())
+
     async def _run(self, intake: Intake) -> None:
         self._dispatcher.expect()
         try:
@@ -189,30 +194,21 @@ class Producer:
             if (receipt := work.receipt) is not None:
                 partition = partition_of(work.event.subject, self._store.partitions)
                 if work.retry is not None:
-                    receipt._settled = partial(self._gone, receipt, self._store.waiting, partition, work.retry.key)
+                    receipt._settled = partial(self._gone, receipt, self._retries, partition, work.retry.key)
                 elif work.position is not None:
-                    receipt._settled = partial(self._gone, receipt, self._store.pending, partition, work.position)
+                    receipt._settled = partial(self._gone, receipt, self._pending, partition, work.position)
             work.settle()
 
-    async def _gone(
-        self, receipt: Receipt, ask: Callable[[int, Collection[_K]], Any], partition: int, which: _K
-    ) -> None:
+    async def _gone(self, receipt: Receipt, awaiting: Awaiting[_K], partition: int, which: _K) -> None:
         """Wait until something is not in the store any more, so that it is handled.
 
         Raises:
             StoreError: the store does not answer.
+            BusClosed: the bus was closed.
         """
-        tries = 0
-        for pause in _forever(_PAUSES):
-            try:
-                if not await ask(partition, (which,)):
-                    break
-                tries = 0
-            except StoreError as error:
-                tries += 1
-                if not a_few_times(tries, error):
-                    raise
-            await asyncio.sleep(pause)
+        if not self.is_open:
+            raise BusClosed("the bus is closed; wait for what it has sent before that")
+        await awaiting.gone(partition, which)
         receipt.status = "handled"
 
     # -- commits
@@ -231,12 +227,6 @@ class Producer:
     async def run_due(self) -> bool:
         """Start nothing; see `next_due`."""
         return False
-
-
-def _forever(pauses: Sequence[float]) -> Iterable[float]:
-    yield from pauses
-    while True:
-        yield pauses[-1]
 
 
 async def _nothing_is_handled_here(work: Work) -> None:

@@ -43,6 +43,8 @@ class _Way(msgspec.Struct, eq=False):
         sent: up to where in the outbox it has everything; None if nothing is certain.
         lacks: messages behind `sent` were read and not delivered, so they have to be read again.
         not_before: moment of the loop's clock until which it is left alone.
+        failing_since: moment of the loop's clock since which it has not answered; None if it has.
+        problem: what it said, or was said of it, last then.
         task: what asks it just now.
     """
 
@@ -52,6 +54,8 @@ class _Way(msgspec.Struct, eq=False):
     sent: Position | None = None
     lacks: bool = False
     not_before: float = 0.0
+    failing_since: float | None = None
+    problem: StoreError | None = None
     task: asyncio.Task[None] | None = None
 
 
@@ -82,6 +86,20 @@ class Relay:
         """Look into the outbox: there may be more in it."""
         self._wake.set()
 
+    def trouble(self, longer_than: float) -> str:
+        """Return which target has not taken its messages for too long, and why; "" if there is none.
+
+        Args:
+            longer_than: what is too long (seconds).
+        """
+        now = self._loop.time()
+        for way in self._ways.values():
+            if way.failing_since is not None and now - way.failing_since > longer_than:
+                return (
+                    f"partition {way.target} has taken no messages for {now - way.failing_since:.0f} s: {way.problem}"
+                )
+        return ""
+
     async def run(self) -> None:
         """Deliver what comes into the outbox, until cancelled.
 
@@ -97,7 +115,8 @@ class Relay:
                     if self._loop.time() >= self._noted + _NOTED:
                         await self._look_after(group)
         except* StoreError as errors:
-            raise StoreError(f"partition {self._source}: its outbox cannot be read: {errors.exceptions[0]}") from errors
+            first = errors.exceptions[0]  # the only one: what asks targets raises none
+            raise first from first.__cause__
 
     async def _wait(self) -> None:
         """Wait until there may be something to deliver, and go back to what was read and not delivered."""
@@ -144,8 +163,12 @@ class Relay:
         async def ask() -> None:
             try:
                 await asking()
-            except StoreError:
-                way.lacks, way.not_before = True, self._loop.time() + _AGAIN
+                way.failing_since = None
+            except StoreError as error:
+                now = self._loop.time()
+                way.lacks, way.not_before, way.problem = True, now + _AGAIN, error
+                if way.failing_since is None:
+                    way.failing_since = now
             finally:
                 way.task = None
             if way.lacks:

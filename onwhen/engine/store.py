@@ -251,8 +251,8 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
         retries: retries to wait for; each takes the place of one of the same key, and is the last in the order set.
         dead: dead letters to add; each takes the place of one of the same id, and is the youngest.
         revived: ids of dead letters to remove; one that is not there any more is DONE.
-        id: unique id of a commit that does not handle, retry or revive anything; one that is within the window
-            (see `Store`) is DONE. None for all others.
+        id: unique id of a commit that does not handle or retry anything; one that is within the window (see `Store`)
+            is DONE. None for all others.
     """
 
     partition: int

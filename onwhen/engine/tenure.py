@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Coroutine
 from contextlib import suppress
 from contextvars import Context
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -57,6 +58,8 @@ class Tenure:
         loop: the event loop.
         context: context variables of turns.
         prefetch: how many events are read ahead (a count).
+        alone: held while something is handled that may have killed its process, whichever partition it is in: else
+            what merely begins at the same time as the culprit would be blamed as well.
 
     Attributes:
         trusted_until: see above; whoever renews the lease moves it on.
@@ -78,6 +81,7 @@ class Tenure:
         loop: asyncio.AbstractEventLoop,
         context: Context,
         prefetch: int,
+        alone: asyncio.Lock,
     ) -> None:
         self.partition = partition
         self.token = token
@@ -93,6 +97,7 @@ class Tenure:
         self._loop = loop
         self._context = context
         self._prefetch = prefetch
+        self._alone = alone
         self._is_over = False
         self._over = asyncio.Event()
         self._dispatcher: Dispatcher[Work] = Dispatcher(self._handle, bus.limits.max_concurrent_turns, loop)
@@ -170,6 +175,14 @@ class Tenure:
         """Whether something is done, or could be done now."""
         return self._dispatcher.is_busy()
 
+    def oldest(self) -> datetime | None:
+        """Return when the oldest event was accepted that could be handled: what waits behind a retry cannot."""
+        return min((work.since for work in self._dispatcher.not_held() if work.since is not None), default=None)
+
+    def relay_trouble(self, longer_than: float) -> str:
+        """Return which partition takes no messages, and why; see `Relay.trouble`."""
+        return self._relay.trouble(longer_than)
+
     def active(self) -> list[Work]:
         """Return what is being done."""
         return [work for name in self._dispatcher.active_subjects() if (work := self._dispatcher.active_on(name))]
@@ -238,7 +251,7 @@ class Tenure:
         return [retry async for retry in self._store.retries(self.partition)]
 
     def _work(self, entry: LogEntry, starts: int | None = None) -> Work:
-        return Work(entry.event, self._context, position=entry.position, starts=starts)
+        return Work(entry.event, self._context, position=entry.position, starts=starts, since=entry.accepted)
 
     def _leave(self, work: Work) -> None:
         """Note that work will be done another time."""
@@ -269,7 +282,9 @@ class Tenure:
 
     async def _handle(self, work: Work) -> object:
         try:
-            if self._may_begin():
+            if work.starts is not None:
+                await self._handle_alone(work)
+            elif self._may_begin():
                 ran = await self._handling.run_hot(work)
                 if isinstance(ran, Ran):
                     # Most turns come here. They have not suspended so far, and wait for the store without a task.
@@ -283,6 +298,11 @@ class Tenure:
             self._leave(work)
         self._done(work)
         return None
+
+    async def _handle_alone(self, work: Work) -> None:
+        async with self._alone:
+            if self._may_begin():
+                self._follow_up(work, await self._handling.committed(work))
 
     def _answered(self, work: Work, ran: Ran, answer: asyncio.Future[CommitResult]) -> None:
         """Take the store's first answer to the commit of a turn."""
@@ -368,9 +388,7 @@ class Tenure:
         if known is not None:
             if (known.parked, known.in_order) == (retry.parked, retry.in_order):
                 return  # it was seen in the store before the answer came that it is there, or the other way round
-            self._let_go(
-                known.subject, retry.key
-            )  # somebody has set another one in its place, which may keep nobody waiting
+            self._let_go(known.subject, retry.key)  # somebody has set another one in its place
         self._note(retry)
         if not retry.parked:
             self._schedule.agenda.retry(retry)
@@ -400,4 +418,5 @@ class Tenure:
             self._schedule.agenda.stored_timer(fired.next_due)
         if fired.elsewhere:
             self._relay.wake()
+            self._touched += 1  # by ourselves, and nothing but the outbox
         return fired.moved > 0

@@ -80,6 +80,7 @@ class Work(msgspec.Struct, eq=False):
         is_accepted: it is known to be accepted, now or before.
         again: it was accepted before, so that it may be known already.
         rank: its order, if it has no position.
+        since: when it was accepted, by the store's clock, if somebody wants to know how long it waits.
     """
 
     event: Event
@@ -97,6 +98,7 @@ class Work(msgspec.Struct, eq=False):
     is_accepted: bool = False
     again: bool = False
     rank: float = math.inf
+    since: datetime | None = None
 
     @property
     def order(self) -> float:

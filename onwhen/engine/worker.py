@@ -43,7 +43,8 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
         share: how many partitions it should own (a count).
         partitions: how many there are (a count).
         backlog: pending events of those that it owns, when it last looked (a count).
-        oldest_age: for how long the oldest of them was pending then (seconds); None if none was.
+        oldest_age: for how long the oldest of them was pending then that could be handled (seconds); None if none
+            could: what waits behind a retry or a parked rule waits for that.
         is_ready: it owns its share, and the oldest pending event is not too old.
         reason: why it is not ready; "" if it is.
         turns: turns that it has committed (a count).
@@ -147,6 +148,7 @@ class Worker:
             StoreError: the store could not be opened.
         """
         self._loop = asyncio.get_running_loop()
+        self._alone = asyncio.Lock()
         async with self.bus:
             self._check_own()
             self._looked = float("-inf")
@@ -238,13 +240,15 @@ class Worker:
             states = await self._answer(self._store.partition_states())
             if states is not None:
                 self._states = {state.partition: state for state in states}
-                moment = self.bus.clock.now()
-                self._oldest_ages = {
-                    state.partition: max(0.0, (moment - state.oldest).total_seconds())
-                    for state in states
-                    if state.oldest is not None
-                }
+                self._note_ages()
                 self._looked = self._loop.time()
+
+    def _note_ages(self) -> None:
+        """Note how old the oldest event of each partition is that could be handled."""
+        now, self._oldest_ages = self.bus.clock.now(), {}
+        for number, tenure in self._tenures.items():
+            if (oldest := tenure.oldest()) is not None:
+                self._oldest_ages[number] = max(0.0, (now - oldest).total_seconds())
 
     async def _answer(self, call: Awaitable[_T]) -> _T | None:
         """Return what the store answers; None if it does not, which is noted. A late answer is as good as none.
@@ -320,6 +324,7 @@ class Worker:
             loop=self._loop,
             context=copy_context(),
             prefetch=self._prefetch,
+            alone=self._alone,
         )
         self._tenures[number] = tenure
         self._allow()
@@ -456,6 +461,9 @@ class Worker:
                 reason += f"; partition {number}: {problem}"
         elif age is not None and age > self._max_age:
             reason = f"the oldest pending event is {age:.0f} s old, more than {self._max_age:g} s"
+        else:
+            troubles = (self._tenures[number].relay_trouble(self._max_age) for number in owned)
+            reason = next((f"messages are not delivered: {trouble}" for trouble in troubles if trouble), "")
         return WorkerStatus(
             id=self.id,
             owned=owned,

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from onwhen import Event, Settings, SystemClock, partition_of
+from onwhen.engine.store import Commit, DeadLetter, Failure, key_of
+from onwhen.storage import create_storage
 from tests.cli.fleets import APP, Started, leave
 
 Launch = Callable[..., Started]
@@ -27,6 +32,26 @@ def emit(onwhen: Onwhen, *events: tuple[str, str]) -> None:
     """Have events handled, one after the other."""
     for type, subject in events:
         assert onwhen("emit", type, subject, "--wait", "20").code == 0
+
+
+async def leave_letter(rule: str, event: Event) -> None:
+    """Leave a dead letter of two attempts."""
+    settings, now = Settings(), SystemClock().now()
+    store = create_storage(settings.store, **settings.storage())
+    await store.open(SystemClock())
+    letter = DeadLetter(
+        id=key_of(event, rule),
+        subject=event.subject,
+        event=event,
+        rule=rule,
+        failure=Failure(type="RuntimeError", message="it rained"),
+        attempts=2,
+        first_failed=now,
+        time=now,
+    )
+    partition = partition_of(event.subject, store.partitions)
+    await store.commit(Commit(partition=partition, subject=event.subject, dead=[letter], id=event.id))
+    await store.close()
 
 
 def lines(text: str) -> list[dict[str, Any]]:
@@ -97,12 +122,21 @@ def test_parked_subjects_are_resumed_by_the_workers(worker: Started, onwhen: Onw
     emit(onwhen, ("order.placed", "order:2"))
 
 
-def test_a_retry_of_what_was_replayed(worker: Started, onwhen: Onwhen) -> None:
-    """A rule that is tried several times may fail again, and then waits once more; this is told."""
-    emit(onwhen, ("order.called", "order:1"))
+def test_what_is_replayed_may_wait_once_more(worker: Started, onwhen: Onwhen) -> None:
+    """A rule that is tried several times has all its attempts again; when the next one is, is told."""
+    asyncio.run(leave_letter("shop.call", Event("order.called", "order:1", id="c1", source="/shop")))
+    ended = onwhen("deadletters", "replay", APP, "--all")
+    assert (ended.code, ended.err) == (1, "1 replayed; 1 of them with failures.\n")
+    assert re.search(
+        r" shop.call on order:1: failed again, to be retried at 20[0-9T:-]+Z: ConnectionError: no", ended.out
+    )
     [retry] = lines(onwhen("retries", "--json").out)
-    assert retry["attempt"] == 2
-    assert onwhen("parked", "resume", APP, "order:1").code == 2  # it waits, and is not parked
+    assert (retry["rule"], retry["attempt"]) == ("shop.call", 4)
+    ended = onwhen("parked", "resume", APP, "order:1")
+    assert (ended.code, ended.err) == (
+        2,
+        "onwhen: order:1 is not parked; 'onwhen parked list' shows those that are\n",
+    )
 
 
 def test_without_workers_nothing_is_handled_yet(worker: Started, onwhen: Onwhen) -> None:

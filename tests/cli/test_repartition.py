@@ -147,7 +147,7 @@ def test_killed_in_the_middle_it_is_run_again(
     before = held(deployment)
     for take_back in (True, False):
         moving = launch("repartition", "--partitions", "6")
-        copied = f"{{{deployment['ONWHEN_KEY_PREFIX']}:{1 if take_back else 3}:p*}}:log"
+        copied = f"{{{deployment['ONWHEN_KEY_PREFIX']}:p*.{1 if take_back else 3}}}:log"
         until(lambda copied=copied: redis_server.ask("KEYS", copied))
         moving.end()
         refused = onwhen("stats")

@@ -113,7 +113,7 @@ def test_the_option_goes_before_the_setting(store: Path, onwhen: Onwhen) -> None
     assert json.loads(onwhen("stats", "--json", "--store", "sqlite:///an%20other.db").out)["subjects"] == 1
 
 
-@pytest.mark.parametrize("url", ["depot.db", "redis://localhost", "sqlite:///", "sqlite:///depot.db?colour=red"])
+@pytest.mark.parametrize("url", ["depot.db", "mysql://localhost", "sqlite:///", "sqlite:///depot.db?colour=red"])
 def test_an_address_that_is_none(store: Path, onwhen: Onwhen, url: str) -> None:
     """Is an error that says what is known."""
     ended = onwhen("stats", "--store", url)

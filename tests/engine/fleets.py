@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from onwhen import Context, Event, EventBus, Limits, RetryPolicy, RuleSet
 from onwhen.engine.partitions import partition_of
+from onwhen.engine.store import Retry
 from onwhen.engine.worker import Worker
 from onwhen.errors import StoreError
 from tests.simulation.fleet.loop import FleetLoop
@@ -160,11 +161,11 @@ class Wire(ModelStore):
         return sum(one == called and not future.done() for one, future in self._held)
 
     async def retries(self, partition: int) -> Any:
-        await self._call("retries", self._nothing, partition)
-        async for retry in super().retries(partition):
+        for retry in await self._call("retries", self._listed, partition):
             yield retry
 
-    async def _nothing(self, *_: Any) -> None: ...
+    async def _listed(self, partition: int) -> list[Retry]:
+        return [retry async for retry in super().retries(partition)]
 
     async def _call(self, called: str, effect: Callable[..., Awaitable[Any]], *args: Any, **named: Any) -> Any:
         self.calls.append((called, args))
@@ -296,14 +297,19 @@ class Fleet:
 
     Args:
         partitions: how many there are (a count).
+        ahead: by how much the clock of each partition's server is ahead (seconds).
         server: see `Server`.
+
+    Attributes:
+        clocks: the clocks of the servers.
     """
 
-    def __init__(self, partitions: int = 4, **server: Any) -> None:
+    def __init__(self, partitions: int = 4, *, ahead: float = 0.0, **server: Any) -> None:
         self.loop = cast(VirtualLoop, asyncio.get_running_loop())
         self.clock = SimClock(self.loop)
         self.partitions = partitions
-        self.server = Server(partitions, clocks=[self.clock] * partitions, **server)
+        self.clocks = [SimClock(self.loop, ahead) for _ in range(partitions)]
+        self.server = Server(partitions, clocks=self.clocks, **server)
         self.members: list[Member] = []
 
     def bus(self, *rule_sets: RuleSet, limits: Limits | None = None, wire: Wire | None = None) -> EventBus:

@@ -46,6 +46,56 @@ async def test_a_receipt_tells_of_handling_soon_after_it() -> None:
 
 
 @virtual
+async def test_many_who_wait_are_asked_for_together() -> None:
+    """However many receipts are waited for, the store is asked so often as for a few; each hears of its own turn."""
+    fleet, notes = Fleet(1), Notes()
+    wire = Wire(fleet.server)
+    async with fleet.bus(wire=wire) as producer:
+        receipts = await asyncio.gather(*(producer.emit("noted", f"s{number % 50}", number) for number in range(1500)))
+        waits = [asyncio.create_task(receipt.handled(timeout=60)) for receipt in receipts]
+        lost = [asyncio.create_task(receipt.handled(timeout=1)) for receipt in receipts[:10]]
+        notes.seconds = {f"s{number}": 0.2 for number in range(50)}
+        await asyncio.sleep(2)
+        assert {type(wait.exception()) for wait in lost} == {TimeoutError}
+        await fleet.member(notes.rules).start()
+        await asyncio.gather(*waits)
+        assert not fleet.pending()
+        assert wire.counts["pending"] < 1000
+        assert max(len(args[1]) for called, args in wire.calls if called == "pending") <= 1000
+        asked = wire.counts["pending"]
+        await asyncio.sleep(10)
+        assert wire.counts["pending"] == asked
+
+
+@virtual
+async def test_a_wait_for_a_turn_ends_with_the_bus() -> None:
+    """Nobody looks any more; whoever waits is told, also one who comes later."""
+    fleet = Fleet(1)
+    producer = await fleet.bus().__aenter__()
+    receipt = await producer.emit("noted", "s", 1)
+    wait = asyncio.create_task(receipt.handled())
+    await asyncio.sleep(1)
+    await producer.close()
+    for waiting in (wait, receipt.handled()):
+        with pytest.raises(BusClosed):
+            await waiting
+
+
+@virtual
+async def test_nobody_asks_for_what_nobody_waits_for() -> None:
+    """A wait that has timed out leaves nothing behind that goes on asking."""
+    fleet = Fleet(1)
+    wire = Wire(fleet.server)
+    async with fleet.bus(wire=wire) as producer:
+        receipt = await producer.emit("noted", "s", 1)
+        with pytest.raises(TimeoutError):
+            await receipt.handled(timeout=3)
+        asked = wire.counts["pending"]
+        await asyncio.sleep(30)
+        assert wire.counts["pending"] == asked
+
+
+@virtual
 async def test_append_and_emit_are_the_same_thing() -> None:
     """Both return once the event is accepted; what it leads to is the workers'."""
     fleet, notes = Fleet(), Notes()

@@ -10,9 +10,9 @@ from tests.engine.fleets import Fleet, Member, Notes, name, names, until, virtua
 MINUTE = 60.0
 
 
-async def two(partitions: int = 2) -> tuple[Fleet, Notes, Member, Member]:
+async def two(partitions: int = 2, ahead: float = 0.0) -> tuple[Fleet, Notes, Member, Member]:
     """Return a fleet in which the first worker owns partition 0, which sends, and the second one all others."""
-    fleet, notes = Fleet(partitions, keep=5000), Notes()
+    fleet, notes = Fleet(partitions, ahead=ahead, keep=5000), Notes()
     source = await fleet.member(notes.rules, own=[0]).start()
     others = await fleet.member(notes.rules, own=range(1, partitions)).start()
     return fleet, notes, source, others
@@ -160,6 +160,25 @@ async def test_a_source_that_has_lost_its_latest_changes_sends_nothing_twice() -
     await asyncio.sleep(100)
     assert fleet.value(to, "order") == [1, 2, 3]
     assert notes.of(to) == [1, 2, 3]
+
+
+@virtual
+async def test_a_source_whose_outbox_goes_on_before_what_the_target_has_loses_nothing() -> None:
+    """After a fail-over to a server whose clock is behind, new messages may stand before those that were lost."""
+    fleet, _, source, _ = await two(ahead=100.0)
+    to, part = name(1, 2), fleet.server.partitions[0]
+    send(fleet, (to, 1))
+    await until(lambda: fleet.value(to, "order") == [1])
+    changes = part.state.changes
+    send(fleet, (to, "lost"))
+    await until(lambda: fleet.value(to, "order") == [1, "lost"])
+    part.set_back(part.state.changes - changes)
+    fleet.clocks[0]._ahead = 0.0
+    source.wire.fail("tail", "before")
+    await asyncio.sleep(1)
+    for number in (2, 3):
+        send(fleet, (to, number))
+    await until(lambda: fleet.value(to, "order") == [1, "lost", 2, 3], 20)
 
 
 @virtual

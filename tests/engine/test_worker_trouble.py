@@ -93,6 +93,23 @@ async def test_a_partition_whose_server_is_away_costs_no_other_its_lease() -> No
     await handles(fleet, 1, name(2, 4))
 
 
+@virtual
+async def test_after_a_commit_that_was_fenced_nothing_more_is_begun() -> None:
+    """Somebody else owns the partition, though by this worker's clock its lease still runs."""
+    fleet, notes = Fleet(1), Notes()
+    member = await fleet.member(notes.rules).start()
+    member.wire.fail_always("renew", "held")
+    await until(lambda: member.wire.held("renew"))
+    state = fleet.server.partitions[0].state
+    state.token, state.owner = "other", "w9"
+    fleet.post("noted", "s", 1, 2)
+    fleet.post("noted", "t", 1, 2)
+    await asyncio.sleep(3)
+    assert sorted(notes.runs) == [("s", 1), ("t", 1)]
+    assert member.worker.status().turns == 0
+    assert member.owned == frozenset()
+
+
 # -- errors
 
 
@@ -203,7 +220,7 @@ async def test_a_partition_that_was_thrown_away_leaves_nothing_that_rings() -> N
 @virtual
 async def test_a_format_that_does_not_fit_ends_the_worker() -> None:
     """A newer deployment has taken over: the error says so, whichever call hears it first."""
-    for called in ("beat", "tail"):
+    for called in ("beat", "tail", "outgoing"):
         fleet, notes = Fleet(2), Notes()
         member = await fleet.member(notes.rules).start()
 
@@ -211,6 +228,7 @@ async def test_a_format_that_does_not_fit_ends_the_worker() -> None:
             raise StoreFormatError("written by a newer version")
 
         setattr(member.wire, called, refuse)
+        fleet.post("passed", name(0, 2), [[name(1, 2), 1]])
         with pytest.raises(StoreFormatError, match="newer"):
             await member.ended(20)
 
@@ -609,3 +627,25 @@ async def test_what_is_allowed_is_divided_among_the_partitions() -> None:
     await fleet.rest()
     tenures = member.worker._tenures.values()
     assert sum(len(tenure._handling._hot) for tenure in tenures) <= 40
+
+
+@virtual
+async def test_what_is_kept_in_memory_shrinks_when_more_partitions_share_the_room() -> None:
+    """Subjects that were kept when there was more room are let go of with the turns that follow."""
+    fleet, notes = Fleet(4), Notes()
+    limits = Limits(hot_subjects=40, max_concurrent_turns=4)
+    first = await fleet.member(notes.rules, limits=limits).start()
+    second = await fleet.member(notes.rules, limits=limits).start()
+    await until(lambda: len(first.owned) == 2, 5)
+    subjects = [f"s{number}" for number in range(200)]
+    for after in (lambda: asyncio.sleep(0), second.stop):
+        for subject in subjects:
+            fleet.post("noted", subject, 1)
+        await fleet.rest()
+        await after()
+        await until(lambda: first.worker.status().owned)
+    await until(lambda: len(first.owned) == 4, 5)
+    for subject in subjects:
+        fleet.post("noted", subject, 1)
+    await fleet.rest()
+    assert [len(tenure._handling._hot) for tenure in first.worker._tenures.values()] == [10] * 4

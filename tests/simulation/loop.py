@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any, Final
 
-__all__ = ["EPOCH", "SimClock", "SimLoop", "moment"]
+__all__ = ["EPOCH", "SimClock", "SimLoop", "moment", "seconds_of"]
 
 EPOCH: Final = datetime(2024, 1, 1, tzinfo=UTC)
 _MOST_AWAITS: Final = 30  # at which a coroutine may wait while it comes to its end (a count)
@@ -28,6 +28,11 @@ _MOST_AWAITS: Final = 30  # at which a coroutine may wait while it comes to its 
 def moment(seconds: float) -> datetime:
     """Return the moment that lies so many seconds after the simulation's first one."""
     return EPOCH + timedelta(microseconds=round(seconds * 1_000_000))
+
+
+def seconds_of(moment: datetime) -> float:
+    """Return how many seconds after the simulation's first moment another one lies."""
+    return (moment - EPOCH).total_seconds()
 
 
 class SimLoop(asyncio.AbstractEventLoop):

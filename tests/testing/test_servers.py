@@ -503,7 +503,7 @@ def test_a_key_without_cause_is_found(pytester: pytest.Pytester) -> None:
         def test_leaves_nothing(redis_server):
             assert redis_server.ask("DBSIZE") == 0
             redis_server.ask("HSET", "{x}:meta", "format", "1")
-            redis_server.ask("HSET", "{x:2:p3}:meta", "format", "1")
+            redis_server.ask("HSET", "{x:p3.2}:meta", "format", "1")
         """
     )
     result = pytester.runpytest_subprocess(

@@ -13,6 +13,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from benchmarks.fleet.load import BATCH, EVENT_TYPE, PREFIX, SUBJECTS, Contents, subject_of
@@ -63,12 +64,13 @@ class Fleet:
         return create_redis_storage(self._url, prefix, partitions=self._partitions, max_backlog=_MOST)
 
     async def load(self, first: int, events: int) -> None:
-        """Append events, their numbers run on from `first`; each partition gets its own in batches."""
+        """Append events as `emit` makes them, numbered from `first`; each partition gets its own in batches."""
         waiting: list[list[Event]] = [[] for _ in range(self._partitions)]
         async with EventBus(store=self.store()) as bus:
             for start in range(first, first + events, BATCH * self._partitions):
+                now = datetime.now(UTC)
                 for number in range(start, min(start + BATCH * self._partitions, first + events)):
-                    event = Event(EVENT_TYPE, subject_of(number), {"level": number})
+                    event = Event(EVENT_TYPE, subject_of(number), {"level": number}, time=now)
                     waiting[partition_of(event.subject, self._partitions)].append(event)
                 full = [(n, batch) for n, batch in enumerate(waiting) if batch]
                 await asyncio.gather(*(bus.store.append(n, batch) for n, batch in full))

@@ -203,8 +203,8 @@ class Deployment:
         lane = self._lanes.get(partition)
         if lane is None:
             keys, epoch = self.part(partition), self._epochs.get(partition, 0)
-            since = partial(self.since, partition)
-            lane = Lane(self.connection, keys, self._format, self._client, epoch, since, self._turns)
+            since, disown = partial(self.since, partition), partial(self.disown, partition)
+            lane = Lane(self.connection, keys, self._format, self._client, epoch, since, disown, self._turns)
             self._lanes[partition] = lane
         return lane
 

@@ -98,7 +98,8 @@ class DeploymentKeys:
                 f"key_prefix={prefix!r} must be printable text without braces, for example 'onwhen'",
                 settings=("key_prefix",),
             )
-        if re.search(r":p[0-9]+$", prefix):  # its keys would be those of a partition of the deployment named before
+        # Its keys would be those of a partition of the deployment that is named by what stands before.
+        if re.search(r":p[0-9]+(\.[0-9]+)?$", prefix):
             raise SettingError(
                 f"key_prefix={prefix!r} must not end like the name of a partition", settings=("key_prefix",)
             )
@@ -108,4 +109,5 @@ class DeploymentKeys:
 
     def partition(self, number: int, layout: int) -> PartitionKeys:
         """Return the keys of a partition in a layout."""
-        return PartitionKeys(f"{{{self.prefix}:{layout}:p{number}}}" if layout else f"{{{self.prefix}:p{number}}}")
+        # Behind the number: before it, they would be those of the deployment that is named PREFIX:LAYOUT.
+        return PartitionKeys(f"{{{self.prefix}:p{number}" + (f".{layout}}}" if layout else "}"))

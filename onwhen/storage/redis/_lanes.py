@@ -87,6 +87,7 @@ class Lane:
         client: who makes them; unique.
         epoch: more than in any lane before of the same client.
         since: tells which run of the server must answer a call with this token.
+        disown: called with a token that is not the partition's any more.
         turns: how many lanes may have commits under way at once.
     """
 
@@ -98,6 +99,7 @@ class Lane:
         client: str,
         epoch: int,
         since: Callable[[str | None], Mark | None],
+        disown: Callable[[str], None],
         turns: asyncio.Semaphore,
     ) -> None:
         self.epoch = epoch
@@ -107,6 +109,7 @@ class Lane:
         self._format = format
         self._client = client
         self._since = since
+        self._disown = disown
         self._queue: deque[Job] = deque()
         self._task: asyncio.Task[None] | None = None
 
@@ -193,6 +196,8 @@ class Lane:
         answers = answer if kind.is_many else [answer]
         if answer.__class__ is bytes:
             if answer == b"FENCED":
+                if jobs[0].token is not None:  # they all have the same
+                    self._disown(jobs[0].token)
                 for job in jobs:
                     _tell(job, job.fenced)
             else:

@@ -18,9 +18,27 @@ from onwhen.storage.redis._records import KINDS, LETTER, ORDER, Record, crc_of, 
 
 __all__ = ["Layout"]
 
-_PAGE: Final = 200  # records that are read at once (a count)
+_PAGE: Final = 200  # records that are read at once, if they are small (a count)
+_FIRST: Final = 4  # while it is not known how large they are
+_ROOM: Final = 16 << 20  # bytes of them; of streams, all partitions' together, for these are read at the same time
 
 _decode: Final = msgspec.json.decode
+
+
+class _Paging:
+    """How many records to read at once, by how large those before were.
+
+    Args:
+        room: how much a page may be, about (bytes).
+    """
+
+    def __init__(self, room: float) -> None:
+        self.count = _FIRST
+        self._room = room
+
+    def seen(self, number: int, size: int) -> None:
+        """Take note of a page: records (a count) and bytes."""
+        self.count = min(_PAGE, max(1, int(self._room * number / max(size, 1))), 4 * self.count)
 
 
 class Layout:
@@ -94,10 +112,12 @@ class Layout:
 
     async def _subjects(self, partition: int) -> AsyncIterator[Record]:
         keys = self.keys[partition]
-        async for names in self._members(keys.names):
+        paging = _Paging(_ROOM)
+        async for names in self._members(keys.names, paging):
             stored = await self._connection.ask_many([("HGETALL", keys.subject(name.decode())) for name in names])
-            for name, answer in zip(names, stored, strict=True):
-                fields = (word for pair in sorted(pairs(answer)) for word in pair)
+            found = [[word for pair in sorted(pairs(answer)) for word in pair] for answer in stored]
+            paging.seen(len(names), sum([len(word) for fields in found for word in fields]))
+            for name, fields in zip(names, found, strict=True):
                 yield Record("subjects", crc_of(name), (name, *fields))
 
     async def _events(self, partition: int) -> AsyncIterator[Record]:
@@ -156,25 +176,28 @@ class Layout:
 
     # -- how it is read
 
-    async def _members(self, key: bytes) -> AsyncIterator[list[bytes]]:
+    async def _members(self, key: bytes, paging: _Paging) -> AsyncIterator[list[bytes]]:
         """Go through a sorted set whose members are in the order of their bytes, in pages."""
         after: Word = "-"
-        while page := await self._connection.ask("ZRANGEBYLEX", key, after, "+", "LIMIT", 0, _PAGE):
+        while page := await self._connection.ask("ZRANGEBYLEX", key, after, "+", "LIMIT", 0, paging.count):
             yield page
             after = b"(" + page[-1]
 
     async def _ordered(self, index: bytes, values: bytes, width: int) -> AsyncIterator[tuple[bytes, bytes, bytes]]:
         """Go through what is kept in a hash in the order of a sorted set: what it is ordered by, key and value."""
-        async for members in self._members(index):
+        paging = _Paging(_ROOM)
+        async for members in self._members(index, paging):
             found = await self._connection.ask("HMGET", values, *(member[width:] for member in members))
+            paging.seen(len(members), sum([len(value or b"") for value in found]))
             for member, value in zip(members, found, strict=True):
                 if value is None:
                     raise StoreCorrupt(f"{values.decode()} in Redis lacks something that {index.decode()} names")
                 yield member[:width], member[width:], value
 
     async def _stream(self, key: bytes) -> AsyncIterator[tuple[bytes, Sequence[bytes]]]:
-        after = "-"
-        while page := await self._connection.ask("XRANGE", key, after, "+", "COUNT", _PAGE):
+        after, paging = "-", _Paging(_ROOM / self.partitions)
+        while page := await self._connection.ask("XRANGE", key, after, "+", "COUNT", paging.count):
+            paging.seen(len(page), sum([len(word) for _, fields in page for word in fields]))
             for id, fields in page:
                 yield id, fields
             after = f"({id.decode()}"

@@ -36,6 +36,7 @@ __all__ = ["Listing"]
 
 _T = TypeVar("_T")
 
+_Wanted: TypeAlias = deque[tuple[str, asyncio.Future[SubjectRecord]]]
 _Page: TypeAlias = Callable[[int, bytes], Coroutine[Any, Any, list[tuple[bytes, Any]]]]
 
 _PAGE: Final = 200  # items that are read at once (a count)
@@ -53,26 +54,29 @@ class Listing:
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
-        self._wanted: deque[tuple[str, asyncio.Future[SubjectRecord]]] = deque()
-        self._loading: asyncio.Task[None] | None = None
+        self._wanted: dict[int, _Wanted] = {}
+        self._loading: dict[int, asyncio.Task[None]] = {}
 
     # -- subjects
 
     async def load(self, subject: str) -> SubjectRecord:
         """Return a subject; see `Store.load`. Those that are asked for meanwhile are loaded together."""
-        self._deployment.key(subject)  # raises before others are concerned
+        partition, _ = self._deployment.key(subject)  # raises before others are concerned
+        # Of several servers, one that does not answer must not hold up those who ask the others.
+        line = partition if self._deployment.connection.is_cluster else 0
         loop = asyncio.get_running_loop()
         future: asyncio.Future[SubjectRecord] = loop.create_future()
-        self._wanted.append((subject, future))
-        if self._loading is None:
-            self._loading = loop.create_task(self._load())
+        wanted = self._wanted.setdefault(line, deque())
+        wanted.append((subject, future))
+        if line not in self._loading:
+            self._loading[line] = loop.create_task(self._load(line, wanted))
         return await future
 
-    async def _load(self) -> None:
+    async def _load(self, line: int, wanted: _Wanted) -> None:
         taken: list[tuple[str, asyncio.Future[SubjectRecord]]] = []
         try:
-            while self._wanted:
-                taken = [self._wanted.popleft() for _ in range(min(_TOGETHER, len(self._wanted)))]
+            while wanted:
+                taken = [wanted.popleft() for _ in range(min(_TOGETHER, len(wanted)))]
                 commands: dict[int, list[Sequence[Word]]] = {}
                 places: list[tuple[int, int]] = []
                 for name, _ in taken:
@@ -98,20 +102,21 @@ class Listing:
                     else:
                         future.set_result(record)
         finally:
-            self._loading = None
-            _fail([*taken, *self._wanted], StoreError("the store on Redis was closed"))
-            self._wanted.clear()
+            if self._wanted.get(line) is wanted:  # else it is that of an event loop that has ended
+                del self._wanted[line], self._loading[line]
+            _fail([*taken, *wanted], StoreError("the store on Redis was closed"))
 
     def abandon(self) -> None:
         """Forget calls of an event loop that has ended."""
         self._wanted.clear()
-        self._loading = None
+        self._loading.clear()
 
     async def close(self) -> None:
         """Give up what is being loaded."""
-        if (task := self._loading) is not None:
-            task.cancel()
-            await asyncio.wait([task])
+        if tasks := list(self._loading.values()):
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
 
     async def subjects(self, prefix: str) -> AsyncIterator[SubjectRecord]:
         """Go through the stored subjects; see `Store.subjects`."""

@@ -24,7 +24,9 @@ __all__ = ["Mark", "Node", "ServerInfo", "facts_of"]
 Mark: TypeAlias = int
 """Which run of which server a connection leads to; a server that was started again, or promoted, has another one."""
 
-_BLOCKING: Final = 1_024  # connections for blocking reads to one server: on a Cluster one for each partition owned
+_BLOCKING: Final = (
+    1 << 14
+)  # connections for blocking reads to one server: one for each partition owned, of all there can be
 _FAREWELL: Final = 1.0  # seconds
 _marks: Final = itertools.count(1)
 
@@ -207,12 +209,13 @@ class Node:
     async def _line(self, what: str, *, blocking: bool) -> AsyncIterator[_Line]:
         """Lend a connection; one that was not read to its end, or is of an earlier run, is not lent again."""
         slots, free = (self._blocking_slots, "_free_blocking") if blocking else (self._slots, "_free")
+        most = _BLOCKING if blocking else self._address.max_connections
         try:
             async with asyncio.timeout(self._address.timeout):
                 await slots.acquire()
         except TimeoutError as error:
             raise failure(
-                OSError(f"all {self._address.max_connections} connections were in use for {self._address.timeout:g} s"),
+                OSError(f"all {most:,} connections were in use for {self._address.timeout:g} s"),
                 what,
                 self.name,
                 was_sent=False,

@@ -69,9 +69,10 @@ class Ownership:
     async def release(self, partition: int, token: Token) -> bool:
         """Hand a partition over; see `SharedStore.release`."""
         await self._deployment.lane(partition).settled()
-        released = await self._deployment.at_once(partition, _scripts.RELEASE, (token,))
-        self._deployment.disown(partition, token)
-        return bool(released)
+        try:
+            return bool(await self._deployment.at_once(partition, _scripts.RELEASE, (token,)))
+        finally:
+            self._deployment.disown(partition, token)  # also if there is no answer: it is not worked on any more
 
     async def beat(self, worker: str, note: str, ttl: float) -> Sequence[str]:
         """Say that a worker lives; see `SharedStore.beat`."""

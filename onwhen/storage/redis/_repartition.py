@@ -16,6 +16,7 @@ what is left of the old layout has to be removed. Two moves at a time do no harm
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ __all__ = ["BookmarksDiffer", "Moved", "Repartition", "Survey", "repartitioning"
 
 _CATCH_UP: Final = 60.0  # seconds that replicas may take to have all that was copied
 _AGAIN: Final = 0.1  # seconds
+_REPLICA: Final = re.compile(r"slave\d+$")  # what INFO calls them
 _MOVED_ONCE: Final = ("subjects", "events", "timers", "retries", "dead letters", "history")
 
 
@@ -281,14 +283,9 @@ def _valid(partitions: int) -> int:
 
 
 def _replication(answer: bytes | str) -> tuple[int, list[int]]:
-    """Return how far a server has come, and how far each of its replicas has (bytes)."""
+    """Return how far a server has come, and how far each of its replicas has (bytes); -1 for one that has just come."""
     text = answer.decode() if isinstance(answer, bytes) else answer
     facts = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-    replicas = [
-        int(part.removeprefix("offset="))
-        for name, value in facts.items()
-        if name.startswith("slave") and "state=online" in value
-        for part in value.split(",")
-        if part.startswith("offset=")
-    ]
-    return int(facts.get("master_repl_offset", 0)), replicas
+    replicas = [dict(part.split("=", 1) for part in facts[name].split(",")) for name in facts if _REPLICA.match(name)]
+    reached = [int(replica["offset"]) if replica["state"] == "online" else -1 for replica in replicas]
+    return int(facts.get("master_repl_offset", 0)), reached

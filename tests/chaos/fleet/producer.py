@@ -138,8 +138,8 @@ class _Producer:
     def _answered(self, task: asyncio.Task[None]) -> None:
         self._asked.discard(task)
         self._held.set()
-        if not task.cancelled():
-            task.result()  # raises what was not foreseen
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._note(f"wrong {type(error).__name__}")
 
     async def _change(self) -> None:
         """Change subjects from outside; after an error nobody knows whether it took effect."""

@@ -8,19 +8,23 @@ must not know how a story came about.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from onwhen.engine.store import Position
-from tests.simulation.fleet.history import Note, SetBack, Step
+from tests.simulation.fleet.history import Delivery, Note, Quiet, SetBack, Step
 from tests.simulation.fleet.ledger import Known, Ledger
 from tests.simulation.fleet.partition import State
-from tests.simulation.history import Appended, Called, Fault, Life, Returned, Sent
+from tests.simulation.history import Appended, Called, Fault, Life, Promotion, Returned, Sent
 from tests.simulation.judges import Violation
+from tests.simulation.loop import seconds_of
 
 __all__ = ["FleetChecker"]
 
-_KEPT = 8  # earlier books that are kept, as many as states of a partition are (a count)
+_SETTLED: Final = 45.0  # seconds until all has an owner again that knows how things stand, once nothing goes wrong
+_PROMPT: Final = 10.0  # seconds that a message, or a timer that is due, may lie about from then on
+_KEPT: Final = 8  # earlier books that are kept, as many as states of a partition are (a count)
 
 
 class FleetChecker:
@@ -43,6 +47,8 @@ class FleetChecker:
         self._calls: dict[str, list[tuple[int, int]]] = {}  # what it was about -> machine and number of each call
         self._number = 0
         self._has_faults = False
+        self._prompt_from = math.inf
+        self._under_way: dict[tuple[int, int, Position], float] = {}  # source, target, position -> since when
 
     def go_through(self, notes: Iterable[Note]) -> None:
         """Take in a story.
@@ -87,6 +93,8 @@ class FleetChecker:
             elif note.what.startswith("stands still"):
                 self.known.killers.add("")
                 self.known.stood_still = True
+        elif isinstance(note, Quiet):
+            self._prompt_from = note.time + _SETTLED
         elif isinstance(note, Fault):
             self._has_faults = True  # an append whose answer is lost is made again, and may find its own event
             self.known.killers.add("")  # who cannot renew his lease is as good as dead to the next owner
@@ -100,10 +108,30 @@ class FleetChecker:
             self._earlier[number].append(self.ledgers[number].copied())
             del self._earlier[number][:-_KEPT]
         ledger = self.ledgers[number]
+        self._judge_promptness(step, ledger)
         ledger.see(step)
         if isinstance(what, Appended):
             self._accepted |= {event.id for event in what.events}
         self._stored |= ledger.sessions.keys()
+
+    def _judge_promptness(self, step: Step, ledger: Ledger) -> None:
+        """Where nothing goes wrong any more, nothing lies about for long."""
+        if step.time < self._prompt_from:
+            return
+        for out in step.out:
+            self._under_way[step.partition, out.target, out.position] = step.time
+        if isinstance(step.what, Delivery) and step.what.delivered.is_accepted:
+            for out in step.what.messages:
+                since = self._under_way.pop((step.what.source, step.partition, out.position), step.time)
+                if step.time > since + _PROMPT:
+                    raise Violation(f"{out.event!r} has taken {step.time - since:.1f} s from partition to partition")
+        elif isinstance(step.what, Promotion):
+            now = step.time + step.what.ahead
+            for key, timer in ledger.timers.items():
+                if now > seconds_of(timer.due) + _PROMPT and seconds_of(timer.due) > self._prompt_from:
+                    raise Violation(
+                        f"the timer {key}, due at {timer.due}, fired {now - seconds_of(timer.due):.1f} s late"
+                    )
 
     def _set_back(self, number: int, lost: int) -> None:
         self.known.killers.add("")

@@ -101,17 +101,6 @@ FLEET_MUTANTS: Final = (
         [("            if key not in state.delivered:\n", "            if True:\n")],
     ),
     Mutant(
-        "anybody trims an outbox",
-        _SERVER,
-        [
-            (
-                "        if self.state.token != token:\n            return False\n        state = self._change()\n"
-                "        for position",
-                "        state = self._change()\n        for position",
-            )
-        ],
-    ),
-    Mutant(
         "nobody counts what others do to retries",
         _SERVER,
         [("            state.touched += 1\n", "            pass\n")],
@@ -248,28 +237,33 @@ FLEET_MUTANTS: Final = (
         [("_KEPT: Final = 600.0", "_KEPT: Final = 0.0"), ("_NOTED: Final = 30.0", "_NOTED: Final = 0.5")],
     ),
     Mutant(
-        "what a target lacks is not sent again",
+        "nobody wakes the relay",
         _RELAY,
         [
             (
-                "                    await self._learn(way, answer)\n                    return way\n",
-                "                    await self._learn(way, answer)\n",
+                '        """Look into the outbox: there may be more in it."""\n        self._wake.set()\n',
+                '        """Sleep on."""\n',
             )
         ],
+    ),
+    Mutant(
+        "the outbox never lets go",
+        _RELAY,
+        [("        if upto is not None:\n            await", "        if False:\n            await")],
+    ),
+    Mutant(
+        "what a target lacks is not sent again",
+        _RELAY,
+        [("                way.lacks = True\n                return\n", "                return\n")],
     ),
     Mutant(
         "nobody looks whether targets still have what they had",
         _RELAY,
-        [
-            (
-                "        self._noted = self._loop.time()\n        for target, way in self._ways.items():\n",
-                "        self._noted = self._loop.time()\n        for target, way in ():\n",
-            )
-        ],
+        [("            if is_kept and way.task is None and not way.lacks:\n", "            if False:\n")],
     ),
     Mutant(
         "a target that did not answer is forgotten",
         _RELAY,
-        [("self._ways.setdefault(target, _Way()).is_behind = True", "pass")],
+        [("                way.lacks, way.not_before = True, self._loop.time() + _AGAIN\n", "                pass\n")],
     ),
 )

@@ -8,10 +8,14 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from tests.simulation.plan import Action, Workload
 
-__all__ = ["FailOver", "FleetFaults", "FleetPlan", "Upset", "fleet_plan_of"]
+__all__ = ["IDLE", "FailOver", "FleetFaults", "FleetPlan", "Upset", "fleet_plan_of"]
+
+IDLE: Final = 700.0
+"""How long it takes, at most, until an outbox has let go of what was delivered (seconds)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,7 @@ class FleetPlan:
         static: partitions are assigned, not shared out.
         faults: what goes wrong.
         until: when nothing goes wrong any more, if all was asked for by then (seconds).
+        idle: how long the fleet goes on with nothing to do (seconds).
         actions: what is asked for, earliest first.
     """
 
@@ -123,6 +128,7 @@ class FleetPlan:
     static: bool
     faults: FleetFaults
     until: float
+    idle: float
     actions: Sequence[Action] = field(repr=False)
 
 
@@ -148,13 +154,14 @@ def fleet_plan_of(seed: int) -> FleetPlan:
         producers=producers,
         lease=lease,
         grace=chance.choice((0.5, 10.0)),
-        prefetch=chance.choice((1, 3, 1000)),
+        prefetch=chance.choice((1, 4, 16, 16, 1000)),
         most=chance.choice((4, 1000, 1000)),
         concurrent=chance.choice((1, 2, 1000)),
         hot=chance.choice((1, 10_000, 10_000)),
         static=chance.random() < 0.15,
         faults=faults,
         until=max([actions[-1].time, *moments]) + chance.choice((0.0, 2.0, 8.0)),
+        idle=IDLE if seed % 32 == 31 else 0.0,
         actions=actions,
     )
 
@@ -215,7 +222,7 @@ class _Faults:
                 chance.randrange(self._partitions),
                 chance.choice((0, 1, 2, 4, 8)),
                 chance.random() < 0.5,
-                chance.choice((0.0, 0.1, 1.0)),
+                chance.choice((0.0, 0.1, 1.0, 1.0, 12.0)),
                 chance.choice((0.0, 0.0, chance.uniform(-0.1, 0.1))),
             )
             for _ in range(chance.choice((1, 1, 2, 4)))

@@ -293,6 +293,9 @@ class FleetWorld:
                     owners = [part.look().owner for part in self.server.partitions]
                     raise RuntimeError(f"no rest after {_PATIENCE:g} s: {stats}; {owners}; open: {self._open()}")
                 await self._operator.sleep(_LOOK)
+            await self._operator.sleep(self.plan.idle)
+            if self.plan.idle and (left := [out for part in self.server.partitions for out in part.state.outbox]):
+                raise RuntimeError(f"{len(left)} messages still lie in outboxes, long after they were delivered")
             self._is_ending, until = True, self.time + _PATIENCE
             for machine in list(self._machines.values()):
                 if machine is not self._operator:
@@ -314,8 +317,11 @@ class FleetWorld:
         waits |= {retry.subject for retry in retries}
         if not waits <= parked or self._is_between() or any(part.state.timers for part in parts):
             return False
-        owned = [number for machine in self._of(WorkerMachine) for number in machine.worker.status().owned]
-        if sorted(owned) != [*range(self.plan.partitions)]:
+        workers = [machine.worker for machine in self._of(WorkerMachine)]
+        owners = {number: worker.id for worker in workers for number in worker.status().owned}
+        if any(part.look().owner != owners.get(number, "") for number, part in enumerate(parts)):
+            return False
+        if any(len(worker.status().owned) != worker.status().share for worker in workers):
             return False
         if letters:
             for id in letters:

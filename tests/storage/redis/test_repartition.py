@@ -66,6 +66,20 @@ async def test_it_is_the_same_on_a_cluster(redis_cluster: RedisCluster, key_pref
         assert await contents(store) == held
 
 
+@pytest.mark.parametrize("ending", [":1", ":1:2", ".1", ":2"])
+async def test_those_of_like_names_are_left_alone(redis_server: RedisServer, key_prefix: str, ending: str) -> None:
+    """A layout has no key of a deployment that is named after it, however often there was a move."""
+    async with opened(redis_server.url, f"{key_prefix}{ending}", 4) as other:
+        await fill(other)
+        held = await contents(other)
+        async with opened(redis_server.url, key_prefix, 2):
+            pass
+        async with mover(redis_server.url, key_prefix) as moving:
+            await moving.run(4)
+            await moving.run(2)
+        assert await contents(other) == held
+
+
 async def test_workers_go_on_where_they_were(redis_server: RedisServer, key_prefix: str) -> None:
     """Stopped in the middle, with events pending and messages on their way: all is handled once, and in order."""
     rules = RuleSet("rules")
@@ -342,7 +356,7 @@ async def see_that_it_is_all(server: RedisServer, prefix: str, partitions: int, 
     async with opened(server.url, prefix) as store:
         assert store.partitions == partitions
         assert await contents(store) == held
-    layouts = {key[: key.index("}")].rpartition(":")[0] for key in keys_of(server, f"{{{prefix}:*")}
+    layouts = {key[: key.index("}")].rpartition(":")[2].partition(".")[2] for key in keys_of(server, f"{{{prefix}:*")}
     assert len(layouts) == 1, "what was left of another layout is removed"
     server.ask("FLUSHALL")
 
@@ -555,7 +569,7 @@ async def test_what_was_copied_is_compared(
         held = await contents(store)
 
     def is_lost(words: Any) -> bool:
-        return bool(words[0] == command and f":1:p2}}{key}" in str(words[1]))
+        return bool(words[0] == command and f":p2.1}}{key}" in str(words[1]))
 
     async with mover(redis_server.url, key_prefix, lambda *where: Forgetful(*where, is_lost)) as moving:
         with pytest.raises(StoreCorrupt, match=kind):

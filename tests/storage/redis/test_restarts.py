@@ -4,6 +4,7 @@ Whoever owns a partition has read ahead, and knows subjects: nothing of that goe
 calls that belong to the ownership fail, until the partition is acquired anew.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -24,6 +25,13 @@ async def _twice(call: Callable[[], Awaitable[T]]) -> T:
         return await call()
     except StoreError:
         return await call()
+
+
+async def _until(call: Callable[[], Awaitable[object]]) -> None:
+    """Make a call again until it is answered with something."""
+    async with asyncio.timeout(10):
+        while await call() is None:
+            await asyncio.sleep(0.01)
 
 
 async def test_what_was_owned_before_is_acquired_anew() -> None:
@@ -64,6 +72,28 @@ async def test_others_go_on() -> None:
             (accepted,) = await _twice(lambda: store.append(0, [event("2")]))
             assert [entry.event.id for entry in await store.read(0, None, 9)] == ["1", "2"]
             assert (await commit(store, handled=accepted.position)).answer is Answer.OK
+
+
+@pytest.mark.parametrize("learns", ["from a commit", "from a renewal", "from nobody"])
+async def test_what_was_lost_before_is_read_like_anybody_elses(learns: str) -> None:
+    """Somebody else owns it by now, and this process may look at it all the same."""
+    with RedisServer(appendonly=True, appendfsync="always") as server:
+        async with opened(server.url, "shop", partitions=1) as store, opened(server.url, "shop") as other:
+            await store.acquire(0, "t1", "w", 0.001)
+            await _until(lambda: other.acquire(0, "t2", "v", 60.0))
+            if learns == "from a commit":
+                assert (await commit(store, token="t1", write=set_to(b"1"))).answer is Answer.FENCED
+            elif learns == "from a renewal":
+                assert await store.renew({0: "t1"}, 60.0) == {}
+            server.kill()
+            if learns == "from nobody":
+                with pytest.raises(StoreError):
+                    await store.release(0, "t1")
+            server.start()
+            assert await _twice(lambda: store.pending(0, [1])) == []
+            assert await store.waiting(0, ["0" * 32]) == []
+            assert await store.tail(0, None, 9, 0.05) == []
+            assert [letter async for letter in store.dead_letters()] == []
 
 
 async def test_partitions_of_other_servers_are_not_concerned() -> None:

@@ -84,6 +84,24 @@ async def test_workers_are_dead_by_the_servers_clock(url: str, key_prefix: str, 
         assert _now(redis_server) - before >= SOON
 
 
+async def test_a_server_whose_clock_is_behind_that_of_the_one_before_keeps_nobody_out(
+    url: str, key_prefix: str, redis_server: RedisServer
+) -> None:
+    """Who has died with that one does not own anything, or live, for as much longer."""
+    async with opened(url, key_prefix, partitions=1) as store:
+        assert await store.acquire(0, "t1", "w1", 60.0) is not None
+        await store.beat("w1", "one  of\ntwo", 60.0)
+        assert await store.acquire(0, "t2", "w2", 60.0) is None
+        assert [worker.note for worker in await store.workers()] == ["one  of\ntwo"]
+        meta, workers = f"{{{key_prefix}:p0}}:meta", f"{{{key_prefix}}}:workers"
+        until = int(redis_server.ask("HGET", meta, "until"))
+        redis_server.ask("HSET", meta, "until", until + 3_600_000_000)
+        expires, rest = str(redis_server.ask("HGET", workers, "w1")).split(" ", 1)
+        redis_server.ask("HSET", workers, "w1", f"{int(expires) + 3_600_000_000} {rest}")
+        assert await store.beat("w2", "two", 60.0) == ["w2"]
+        assert await store.acquire(0, "t2", "w2", 60.0) is not None
+
+
 async def test_dead_letters_of_all_partitions_are_in_order(url: str, key_prefix: str) -> None:
     """Oldest first: the servers of a Cluster have clocks that differ little."""
     async with opened(url, key_prefix, partitions=3) as store:

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from onwhen import SystemClock
+from onwhen.engine.partitions import partition_of
 from onwhen.engine.shared import Outgoing
 from onwhen.engine.store import Answer, Position
 from onwhen.errors import StoreCorrupt, StoreError
 from onwhen.storage.redis import _deployment, create_redis_storage
-from onwhen.testing.servers import RedisServer
+from onwhen.testing.servers import RedisCluster, RedisServer
 from onwhen.testing.store_contract._bench import letter, retry
 from tests.storage.redis.stores import commit, event, opened, set_to
 
@@ -124,6 +125,25 @@ async def test_a_load_that_fails_is_told_to_all_who_wait(url: str, key_prefix: s
         assert len({id(answer) for answer in answers}) == 3
         redis_server.ask("DEL", f"{{{key_prefix}:p0}}:s:bad")
         assert (await store.load("bad")).version is None
+
+
+async def test_a_server_that_does_not_answer_concerns_nobody_who_asks_another() -> None:
+    """Of a Cluster, subjects on the others are loaded meanwhile."""
+    with RedisCluster(options={"cluster-require-full-coverage": "no"}) as cluster:
+        async with opened(f"{cluster.url}?timeout=20", "shop", partitions=12) as store:
+            silent = cluster.owner(cluster.slot_of("{shop:p0}:meta"))
+            owners = [cluster.owner(cluster.slot_of(f"{{shop:p{number}}}:meta")) for number in range(12)]
+            names = [f"s{number}" for number in range(100)]
+            others = [name for name in names if owners[partition_of(name, 12)] is not silent]
+            silent.pause()
+            try:
+                loads = {name: asyncio.ensure_future(store.load(name)) for name in names}
+                async with asyncio.timeout(10):
+                    await asyncio.gather(*(loads[name] for name in others))
+                assert not any(load.done() for name, load in loads.items() if name not in others)
+            finally:
+                silent.resume()
+            await asyncio.gather(*loads.values())
 
 
 async def test_a_message_is_delivered_where_it_is_addressed_to(url: str, key_prefix: str) -> None:
