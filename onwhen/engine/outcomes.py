@@ -201,11 +201,14 @@ class Receipt(msgspec.Struct, eq=False):
         return self
 
     def __repr__(self) -> str:
+        told = f"<Receipt {self.event.type} to {self.event.subject}: {self.status}"
+        if self._outcome is None and self.status != "duplicate":
+            return told + ">"  # not handled yet, or by a worker
         counts = dict.fromkeys(("fired", "skipped", "stopped", "failed"), 0)
         for run in self.runs:
             counts[run.status] += 1
         shown = ", ".join(f"{number} {status}" for status, number in counts.items() if number) or "no rule matched"
-        return f"<Receipt {self.event.type} to {self.event.subject}: {self.status}, {shown}>"
+        return f"{told}, {shown}>"
 
 
 def failure_of(error: BaseException) -> Failure:

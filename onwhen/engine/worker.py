@@ -7,7 +7,7 @@ goes on. It must not know how a partition's work is done (`tenure`), nor of proc
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Collection, Iterable
 from contextlib import suppress
 from contextvars import copy_context
 from typing import Final, Self, TypeVar
@@ -18,7 +18,7 @@ import msgspec
 from onwhen.engine.bus import EventBus
 from onwhen.engine.ownership import TRUST, candidates, fair_share, surplus
 from onwhen.engine.resend import pause
-from onwhen.engine.shared import Acquired, PartitionState, Renewed, SharedStore, Token, is_shared
+from onwhen.engine.shared import Acquired, PartitionState, SharedStore, Token, is_shared
 from onwhen.engine.tenure import Tenure
 from onwhen.errors import SettingError, StoreCorrupt, StoreError, StoreFormatError, WorkerStalled
 
@@ -215,13 +215,9 @@ class Worker:
                 await self._again.wait()
 
     async def _cycle(self) -> None:
-        """Say that we live, renew what we own, hand over what is too much, take what is too little.
-
-        What is asked may be kept on several servers: one that does not answer must not cost what the others have.
-        """
+        """Say that we live, hand over what is too much, take what is too little."""
         self._trouble = None
         living = await self._answer(self._store.beat(self.id, self.note, self._lease))
-        await self._renew()
         for tenure in self._tenures.values():
             tenure.check_trust()  # one that is idle would not notice, and nobody would take what it has lost
         if self._own is not None:
@@ -237,7 +233,7 @@ class Worker:
         if living is not None:
             self._started.set()
         if self._loop.time() >= self._looked + _LOOK:
-            states = await self._answer(self._store.partition_states())
+            states = await self._answer(self._store.partition_states(), self._cycle_time)
             if states is not None:
                 self._states = {state.partition: state for state in states}
                 self._note_ages()
@@ -250,51 +246,49 @@ class Worker:
             if (oldest := tenure.oldest()) is not None:
                 self._oldest_ages[number] = max(0.0, (now - oldest).total_seconds())
 
-    async def _answer(self, call: Awaitable[_T]) -> _T | None:
+    async def _answer(self, call: Awaitable[_T], patience: float | None = None) -> _T | None:
         """Return what the store answers; None if it does not, which is noted. A late answer is as good as none.
+
+        Args:
+            call: asks it.
+            patience: how long it may take (seconds); by default a lease.
 
         Raises:
             StoreFormatError: what is stored is not for us.
             StoreCorrupt: it is damaged.
         """
         try:
-            async with asyncio.timeout(self._lease):
+            async with asyncio.timeout(patience or self._lease):
                 answer = await call
         except (StoreFormatError, StoreCorrupt):
             raise
         except StoreError as error:
             self._trouble = error
         except TimeoutError:
-            self._trouble = StoreError(f"no answer within {self._lease:g} s")
+            self._trouble = StoreError(f"no answer within {patience or self._lease:g} s")
         else:
             self._answered = self._loop.time()
             return answer
         return None
 
-    async def _renew(self) -> None:
-        tokens = {number: tenure.token for number, tenure in self._tenures.items() if not tenure.is_lost}
-        if not tokens:
-            return
-        asked = self._loop.time()
-        renewed = await self._answer(self._store.renew(tokens, self._lease))
-        if renewed is not None:
-            self._note_renewed(tokens, renewed, asked + TRUST * self._lease)
-        elif len(tokens) > 1:
-            await asyncio.gather(*(self._renew_alone({number: token}) for number, token in tokens.items()))
+    async def _keep(self, tenure: Tenure) -> None:
+        """Renew the lease of a partition, until it is lost, or this is cancelled.
 
-    async def _renew_alone(self, tokens: Mapping[int, Token]) -> None:
-        asked = self._loop.time()
-        renewed = await self._answer(self._store.renew(tokens, self._lease))
-        if renewed is not None:
-            self._note_renewed(tokens, renewed, asked + TRUST * self._lease)
-
-    def _note_renewed(self, tokens: Mapping[int, Token], renewed: Mapping[int, Renewed], trusted_until: float) -> None:
-        for number, token in tokens.items():
-            tenure = self._tenures.get(number)
-            if tenure is None or tenure.token != token:
-                continue
-            if number in renewed:
-                tenure.renewed(trusted_until, renewed[number].touched)
+        Each for itself: partitions may be kept on several servers, and one that does not answer must not cost what the
+        others have.
+        """
+        while not tenure.is_lost:
+            await asyncio.sleep(self._cycle_time)
+            asked = self._loop.time()
+            try:
+                renewed = await self._answer(self._store.renew({tenure.partition: tenure.token}, self._lease))
+            except StoreError as error:
+                tenure.end(error)
+                return
+            if renewed is None:
+                tenure.check_trust()
+            elif tenure.partition in renewed:
+                tenure.renewed(asked + TRUST * self._lease, renewed[tenure.partition].touched)
             else:
                 tenure.lose()
 
@@ -308,7 +302,7 @@ class Worker:
             if self._own is not None and number not in self._own:
                 continue
             token, asked = uuid4().hex, self._loop.time()
-            acquired = await self._answer(self._store.acquire(number, token, self.id, self._lease))
+            acquired = await self._answer(self._store.acquire(number, token, self.id, self._lease), self._cycle_time)
             if acquired is not None:
                 missing -= 1
                 self._hold(number, token, acquired, asked + TRUST * self._lease)
@@ -335,6 +329,7 @@ class Worker:
     async def _tenure(self, tenure: Tenure) -> None:
         """Run a tenure to its end, and hand the partition over."""
         number, tries = tenure.partition, _TRIES
+        keeper = self._loop.create_task(self._keep(tenure))
         try:
             try:
                 await tenure.run()
@@ -345,6 +340,7 @@ class Worker:
                 raise
             finally:
                 await tenure.cut_short()
+                keeper.cancel()
                 await self._hand_over(tenure, tries)
             if isinstance(tenure.problem, Exception):
                 self._failed(tenure, tenure.problem)
@@ -352,6 +348,7 @@ class Worker:
             else:
                 self._failures.pop(number, None)
         finally:
+            keeper.cancel()
             self._turns += tenure.turns
             del self._tenures[number]
             self._allow()
@@ -389,11 +386,8 @@ class Worker:
         for tenure in self._tenures.values():
             tenure.end()
         await self._answer(self._store.beat(self.id, self.note, 0))
-        until = self._loop.time() + self._grace + _LAST
-        while self._holding and self._loop.time() < until:
-            await self._renew()
-            if self._holding:  # meanwhile the last one may have ended
-                await asyncio.wait(self._holding, timeout=self._cycle_time)
+        if self._holding:
+            await asyncio.wait(self._holding, timeout=self._grace + _LAST)
 
     def _forget(self, subject: str | None) -> None:
         for tenure in self._tenures.values():

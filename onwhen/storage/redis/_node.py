@@ -24,9 +24,7 @@ __all__ = ["Mark", "Node", "ServerInfo", "facts_of"]
 Mark: TypeAlias = int
 """Which run of which server a connection leads to; a server that was started again, or promoted, has another one."""
 
-_BLOCKING: Final = (
-    1 << 14
-)  # connections for blocking reads to one server: one for each partition owned, of all there can be
+_BLOCKING: Final = 1 << 14  # connections for blocking reads: one for each partition owned, however many there are
 _FAREWELL: Final = 1.0  # seconds
 _marks: Final = itertools.count(1)
 

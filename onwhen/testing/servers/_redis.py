@@ -65,8 +65,7 @@ class RedisServer:
     ) -> None:
         self._program = program or find_server()
         self._is_temporary = folder is None
-        self.folder = Path(tempfile.mkdtemp(prefix="onwhen-redis-")) if folder is None else folder
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder = Path(tempfile.gettempdir(), f"onwhen-redis-{secrets.token_hex(6)}") if folder is None else folder
         self._is_fixed = port is not None
         self._plain = free_port() if port is None or tls else port  # without TLS: also for those who set it up
         self.port = self._plain if not tls else port or free_port()
@@ -156,6 +155,7 @@ class RedisServer:
         """
         if self.is_running:
             return self
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.certificates is not None:
             self.certificates.make()
         for left in reversed(range(_TRIES)):

@@ -6,6 +6,7 @@ Belongs here: how they are made, and fail-overs. It must not know what is stored
 from __future__ import annotations
 
 import asyncio
+import secrets
 import shutil
 import tempfile
 import time
@@ -67,7 +68,7 @@ class Sentinels:
             for _ in range(1 + replicas)
         ]
         self.ports: Sequence[int] = [free_port() for _ in range(sentinels)]
-        self._folder = Path(tempfile.mkdtemp(prefix="onwhen-sentinels-"))
+        self._folder = Path(tempfile.gettempdir(), f"onwhen-sentinels-{secrets.token_hex(6)}")
         self._processes: list[Process] = []
 
     # -- what it is
@@ -192,7 +193,7 @@ class Sentinels:
 
     def _sentinel(self, port: int, master: int) -> Process:
         folder = self._folder / str(port)
-        folder.mkdir()
+        folder.mkdir(mode=0o700, parents=True)
         path = folder / "sentinel.conf"
         lines = [
             f"port {port}",

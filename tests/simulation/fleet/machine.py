@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Machine", "ProducerMachine", "WorkerMachine"]
 
 _AGAIN: Final = 0.5  # seconds until somebody asks again who was told of an error
-_PATIENCE: Final = 20.0  # seconds that somebody waits for an event to be handled
+_PATIENCE: Final = 8.0  # seconds that somebody waits for an event to be handled
 
 _T = TypeVar("_T")
 

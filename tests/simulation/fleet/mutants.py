@@ -188,12 +188,7 @@ FLEET_MUTANTS: Final = (
     Mutant(
         "a retry that was run holds its subject for ever",
         _TENURE,
-        [
-            (
-                "        if work.retry is not None:\n            self._let_go(work.retry)\n",
-                "        if work.retry is not None:\n",
-            )
-        ],
+        [("            self._let_go(work.retry.subject, work.retry.key)\n", "            pass\n")],
     ),
     Mutant(
         "what has become due is moved once only",
@@ -264,6 +259,6 @@ FLEET_MUTANTS: Final = (
     Mutant(
         "a target that did not answer is forgotten",
         _RELAY,
-        [("                way.lacks, way.not_before = True, self._loop.time() + _AGAIN\n", "                pass\n")],
+        [("way.lacks, way.not_before, way.problem = True, now + _AGAIN, error", "pass")],
     ),
 )

@@ -136,11 +136,11 @@ def fleet_plan_of(seed: int) -> FleetPlan:
     """Draw a world."""
     chance = random.Random(f"fleet {seed}")
     actions = Workload(chance).actions()
-    if chance.random() < 0.4:
+    if chance.random() < 0.3:
         actions += Workload(chance, first=1000).actions()
     actions.sort(key=lambda action: action.time)
     partitions, workers = chance.choice((1, 2, 2, 3)), chance.choice((1, 2, 2, 3))
-    producers, lease = chance.choice((1, 2)), chance.choice((2.0, 3.0, 6.0))
+    producers, lease = chance.choice((1, 2)), chance.choice((2.5, 4.0, 6.0))
     skew = chance.choice((0.0, 0.0, 0.1))
     faults = _Faults(chance, partitions, workers, producers, lease, actions[-1].time).drawn()
     moments = [fail_over.time + fail_over.down for fail_over in faults.fail_overs]
