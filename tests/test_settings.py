@@ -74,7 +74,16 @@ def test_a_window_that_is_not_set_is_that_of_the_store_in_redis() -> None:
 
 def test_every_setting_says_its_unit() -> None:
     """In brackets, at the end or before a remark."""
-    units = ("(count)", "(bytes)", "(seconds)", "(seconds or ISO 8601)", "(factor)", "(URI reference)", "(URL)", "(text)")
+    units = (
+        "(count)",
+        "(bytes)",
+        "(seconds)",
+        "(seconds or ISO 8601)",
+        "(factor)",
+        "(URI reference)",
+        "(URL)",
+        "(text)",
+    )
     for name, field in Settings.model_fields.items():
         assert field.description, name
         assert any(unit in field.description for unit in units), name

@@ -18,7 +18,7 @@ from typing import Any, Final, NoReturn
 
 from onwhen.cli._app import App, find_app, make_bus
 from onwhen.cli._changes import Changes
-from onwhen.cli._ending import STALLED, Ending, LastMoments, begin_again, restarts
+from onwhen.cli._ending import RESTARTS, STALLED, Ending, LastMoments, begin_again, restarts
 from onwhen.cli._opening import store_named
 from onwhen.cli._options import UsageError
 from onwhen.cli._own import owned
@@ -30,7 +30,7 @@ from onwhen.engine.bus import EventBus
 from onwhen.engine.clock import SystemClock
 from onwhen.engine.shared import SharedStore, is_shared
 from onwhen.engine.worker import Worker, WorkerStatus
-from onwhen.errors import StoreFormatError, WorkerStalled
+from onwhen.errors import StoreError, StoreFormatError, WorkerStalled
 from onwhen.settings import Settings
 from onwhen.storage._urls import without_password
 
@@ -40,6 +40,7 @@ _GENERATIONS: Final = (10_000, 10, 10)
 """When this process, which is nobody else's, looks for garbage: turns make much that is soon let go of, and with what
 Python sets by itself a fifth of a worker's time goes into looking (decision 0011)."""
 _PAUSE: Final = 0.5  # seconds between two looks at what is told
+_AGAIN: Final = 1.0  # seconds between two attempts to open a store that was there before
 
 
 def run_worker(options: WorkerOptions) -> int:
@@ -116,6 +117,8 @@ class _Run:
 
     async def run(self) -> None:
         """Run it until it is told to end."""
+        if RESTARTS in os.environ:
+            await self._wait_for_store()
         worker = await self._worker()
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
@@ -148,6 +151,27 @@ class _Run:
         else:
             turns = worker.status().turns
             tell(self._who, f"ended, after {turns:,} {'turn' if turns == 1 else 'turns'}")
+
+    async def _wait_for_store(self) -> None:
+        """Wait until the store can be opened, in a process that has started itself again.
+
+        It could be opened before, so options and address are right; and a server that is away for long is a reason to
+        have been started again. To end now would mean that nobody runs the rules when it is back.
+        """
+        deadline, told = monotonic() + self._options.stall, ""
+        while True:
+            try:
+                await self._store.open(SystemClock())
+                return
+            except StoreFormatError:
+                raise
+            except StoreError as error:
+                if monotonic() > deadline:
+                    self._begin_again(f"the store could not be opened for {self._options.stall:g} s: {error}", "")
+                if str(error) != told:
+                    told = str(error)
+                    tell(self._who, f"the store cannot be opened, which is tried again: {told}")
+            await asyncio.sleep(_AGAIN)
 
     async def _worker(self) -> Worker:
         """Return the worker; the store is opened before if it has to be asked how many partitions there are."""

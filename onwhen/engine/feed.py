@@ -25,6 +25,7 @@ WINDOW: Final = 500  # entries that are read at once (a count)
 _TAIL: Final = 5.0  # seconds that a read at the end of the log waits for more, before it is asked again
 _JAM: Final = 0.25  # seconds without room, after which the longest lines give some
 _SHORTEST: Final = 2  # pieces of work that a line may always have (a count)
+_START: Final = 0  # position before all others
 
 
 class Feed:
@@ -62,7 +63,7 @@ class Feed:
         self._longest = self._longest_ever = max(_SHORTEST, most // 8)  # line of one subject
         self._count = 0
         self._first: set[Position] = set()  # what is in the lanes and stands behind the cursor
-        self._aside: dict[str, Position | None] = {}  # subject -> read it again behind here
+        self._aside: dict[str, Position] = {}  # subject -> read it again behind here
         self._ready: dict[str, None] = {}  # of those, the ones that can go on
         self._room = asyncio.Event()
         self._again = asyncio.Event()
@@ -115,9 +116,12 @@ class Feed:
             await self._again.wait()
             self._again.clear()
             while self._ready:
-                subject = next(iter(self._ready))
-                del self._ready[subject]
-                await self._read_again(subject)
+                await self._wait_for_room()
+                subject = next(iter(self._ready), None)
+                if subject is not None and self._is_full(subject):
+                    del self._ready[subject]
+                elif subject is not None:
+                    await self._read_again(subject)
 
     def _take(self, entries: Sequence[LogEntry]) -> None:
         """Let entries that stand behind the cursor into the lanes, or put them aside."""
@@ -125,7 +129,7 @@ class Feed:
             subject = entry.event.subject
             if entry.position not in self._first and subject not in self._aside:
                 if self._is_full(subject):
-                    self._aside[subject] = self.cursor
+                    self._aside[subject] = self.cursor or _START
                 else:
                     self._submit(entry)
             self.cursor = entry.position
@@ -133,28 +137,48 @@ class Feed:
             self._first = {position for position in self._first if position > self.cursor}
         self._dispatcher.pump()
 
-    async def _read_again(self, subject: str) -> None:
-        while subject in self._aside and not self._is_full(subject):
-            await self._wait_for_room()
-            after, before = self._aside[subject], self.cursor
-            entries = await self._store.read(self._partition, after, self._window)
-            if self._aside[subject] != after:
-                continue  # more was put aside meanwhile, which stands before that
-            for entry in entries:
-                if self.cursor is None or entry.position > self.cursor:
-                    break  # from here on `follow` reads it
-                if entry.event.subject == subject:
-                    if self._is_full(subject) or self._count >= self._most:
-                        self._dispatcher.pump()
-                        self.reconsider(subject)
-                        return
-                    self._submit(entry)
-                self._aside[subject] = entry.position
-            else:
-                if entries or self.cursor != before:
-                    continue  # there may be more, or more has come meanwhile and was put aside
-            del self._aside[subject]
+    async def _read_again(self, first: str) -> None:
+        """Read on for a subject; others of which nothing stands before that take from it what is theirs.
+
+        Each by itself would read all that stands between its events: when many go on at once, all of it for each.
+        """
+        after, before = self._aside[first], self.cursor
+        asides = {subject: at for subject in self._ready if (at := self._aside[subject]) >= after}
+        entries = await self._store.read(self._partition, after, self._window)
+        # But not those of which more was put aside meanwhile: that stands before this.
+        going = {subject for subject, at in asides.items() if subject in self._ready and self._aside[subject] == at}
+        if not self._deal(entries, going) and (entries or self.cursor != before):
+            going.clear()  # there may be more, or more has come meanwhile and was put aside
+        for subject in going:
+            del self._aside[subject], self._ready[subject]
         self._dispatcher.pump()
+
+    def _deal(self, entries: Sequence[LogEntry], going: set[str]) -> bool:
+        """Let what was put aside of some subjects into the lanes; tell whether that is all of it.
+
+        Those that cannot take more are taken out of `going`.
+        """
+        at = _START
+        is_all = False
+        for entry in entries:
+            if self.cursor is None or entry.position > self.cursor:
+                is_all = True  # from here on `follow` reads it
+                break
+            subject = entry.event.subject
+            if subject in going and entry.position > self._aside[subject]:
+                if self._count >= self._most:
+                    break
+                if self._is_full(subject):
+                    going.discard(subject)
+                    del self._ready[subject]
+                    self._aside[subject] = max(self._aside[subject], at)
+                else:
+                    self._submit(entry)
+                    self._aside[subject] = entry.position
+            at = entry.position
+        for subject in going:
+            self._aside[subject] = max(self._aside[subject], at)
+        return is_all
 
     # -- room
 

@@ -95,7 +95,8 @@ class Intake:
         try:
             await self._log_ahead({work.event.subject: None for work in batch})
             self._is_refused = True
-            found = _accepted(batch, await insist(partial(self._append, batch, call), a_few_times))
+            answers = await insist(partial(self._append, batch, call), a_few_times)
+            found = _accepted(batch, answers, is_late=call.late and self._others_handle)
         except StoreError as error:
             for work in batch:
                 work.fail(error)
@@ -161,14 +162,24 @@ class Intake:
         return [work for work in batch if work.position is not None]
 
 
-def _accepted(batch: Sequence[Work], answers: Sequence[Accepted]) -> list[Work]:
-    """Note what became of events; return those that are to be handled."""
+def _accepted(batch: Sequence[Work], answers: Sequence[Accepted], *, is_late: bool) -> list[Work]:
+    """Note what became of events; return those that are to be handled.
+
+    Args:
+        batch: the events.
+        answers: what the store has said of each.
+        is_late: it was asked before, and others may have handled meanwhile what it accepted then.
+    """
     found = []
     for work, answer in zip(batch, answers, strict=True):
         work.position, work.again, work.is_accepted = answer.position, not answer.is_new, True
         if answer.position is not None:
             work.tell_accepted()
             found.append(work)
+        elif is_late:
+            if work.receipt is not None:
+                work.receipt.status = "handled"  # by this emit or by one before: nobody can tell
+            work.settle()
         else:
             work.duplicate()
     return found

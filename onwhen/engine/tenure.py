@@ -107,7 +107,8 @@ class Tenure:
         self._feed = Feed(store, partition, self._dispatcher, self._work, self._leave, prefetch)
         self._relay = Relay(store, partition, token, loop)
         self._known: dict[RetryKey, _Known] = {}  # retries that wait, parked ones included
-        self._run_meanwhile: set[RetryKey] = set()  # those that were run since the store was last looked at
+        self._run_meanwhile: set[RetryKey] | None = None  # those that are run while the store is looked at
+        self._renewals = 0
         self._are_touched = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -200,6 +201,7 @@ class Tenure:
     def renewed(self, trusted_until: float, touched: int) -> None:
         """Note that the lease was renewed, and whether somebody else has changed what we hold."""
         self.trusted_until = trusted_until
+        self._renewals += 1
         if touched != self._touched:
             self._touched = touched
             self._are_touched.set()
@@ -221,6 +223,10 @@ class Tenure:
             await part
         except Exception as error:
             self.end(error)
+        except asyncio.CancelledError:
+            if not self._is_over:  # not by us: perhaps a future of the store's was cancelled
+                self.end(StoreError(f"partition {self.partition}: a call to the store was cut off"))
+            raise
 
     # -- what is held when it begins
 
@@ -268,13 +274,14 @@ class Tenure:
         """Take up retries that somebody else has set, and let go of those that somebody has taken away."""
         self._relay.wake()
         before = dict(self._known)
-        self._run_meanwhile.clear()
+        run_meanwhile = self._run_meanwhile = set()
         found = {retry.key: retry for retry in await self._retries()}
+        self._run_meanwhile = None
         for key, known in before.items():
             if key not in found and key in self._known:
                 self._let_go(known.subject, key)
         for key, retry in found.items():
-            if key not in self._run_meanwhile:
+            if key not in run_meanwhile:
                 self._wait_for(retry)
         self._dispatcher.pump()
 
@@ -365,7 +372,8 @@ class Tenure:
         """Take note of what a turn has left."""
         if work.retry is not None:
             self._let_go(work.retry.subject, work.retry.key)
-            self._run_meanwhile.add(work.retry.key)
+            if self._run_meanwhile is not None:
+                self._run_meanwhile.add(work.retry.key)
         commit, result = committed.commit, committed.result
         if result.answer is not Answer.OK:
             if result.answer is Answer.FENCED:
@@ -409,6 +417,7 @@ class Tenure:
 
     async def _fire(self) -> bool:
         """Have timers moved that are due; the feed reads them."""
+        renewals = self._renewals
         try:
             fired = await self._store.fire(self.partition)
         except StoreError as error:
@@ -418,5 +427,7 @@ class Tenure:
             self._schedule.agenda.stored_timer(fired.next_due)
         if fired.elsewhere:
             self._relay.wake()
-            self._touched += 1  # by ourselves, and nothing but the outbox
+            # By ourselves, and nothing but the outbox. But a renewal that came meanwhile may have counted this already:
+            # counted twice, it would hide the next time that somebody else touches the partition.
+            self._touched += renewals == self._renewals
         return fired.moved > 0

@@ -28,6 +28,7 @@ _LONGEST_CYCLE: Final = 1.0  # seconds between looks at who else lives
 _LOOK: Final = 5.0  # seconds between looks at how much is pending
 _LAST: Final = 10.0  # seconds that handing over may take beyond the grace period
 _TRIES: Final = 5  # of handing a partition over (a count)
+_PATIENCE: Final = 0.3  # of a lease, after which what a lease depends on is asked again
 _TURNS_TOLD: Final = 3  # turns that a worker without progress names (a count)
 
 
@@ -125,6 +126,7 @@ class Worker:
         self._share = 0
         self._round = 0
         self._turns = 0
+        self._left: dict[int, Token] = {}  # partitions that were not handed over, because nobody answered
         self._states: dict[int, PartitionState] = {}
         self._oldest_ages: dict[int, float] = {}
         self._looked = self._answered = self._progressed = 0.0
@@ -154,7 +156,7 @@ class Worker:
             self._looked = float("-inf")
             self._answered = self._progressed = self._loop.time()
             self._trouble = self._broken = None
-            self._states, self._oldest_ages, self._failures = {}, {}, {}
+            self._left, self._states, self._oldest_ages, self._failures = {}, {}, {}, {}
             self.bus.forgetters.append(self._forget)
             try:
                 await self._live()
@@ -217,13 +219,14 @@ class Worker:
     async def _cycle(self) -> None:
         """Say that we live, hand over what is too much, take what is too little."""
         self._trouble = None
-        living = await self._answer(self._store.beat(self.id, self.note, self._lease))
+        living = await self._answer(self._store.beat(self.id, self.note, self._lease), _PATIENCE * self._lease)
         for tenure in self._tenures.values():
             tenure.check_trust()  # one that is idle would not notice, and nobody would take what it has lost
         if self._own is not None:
             self._share = len(self._own)
         elif living is not None:
             self._share = fair_share(self.id, living, self._store.partitions)
+        await self._hand_over_left()
         running = [number for number, tenure in self._tenures.items() if not tenure.is_over]
         if self._own is None:
             for number in surplus(running, self._share):
@@ -277,11 +280,14 @@ class Worker:
         Each for itself: partitions may be kept on several servers, and one that does not answer must not cost what the
         others have.
         """
+        asked = self._loop.time()
         while not tenure.is_lost:
-            await asyncio.sleep(self._cycle_time)
+            await asyncio.sleep(max(0.0, asked + self._cycle_time - self._loop.time()))
             asked = self._loop.time()
             try:
-                renewed = await self._answer(self._store.renew({tenure.partition: tenure.token}, self._lease))
+                renewing = self._store.renew({tenure.partition: tenure.token}, self._lease)
+                # Of one answer that is lost nothing must depend: there is time to ask again while the lease is trusted.
+                renewed = await self._answer(renewing, _PATIENCE * self._lease)
             except StoreError as error:
                 tenure.end(error)
                 return
@@ -358,13 +364,23 @@ class Worker:
         """Release a partition; if nobody answers, its lease runs out."""
         until = self._loop.time() + self._lease
         for tried in range(1, tries + 1):
-            if tenure.is_lost or self._loop.time() > until:
+            if tenure.is_lost:
                 return
+            if self._loop.time() > until:
+                break
             with suppress(StoreFormatError, StoreCorrupt):
                 if await self._answer(self._store.release(tenure.partition, tenure.token)) is not None:
                     return
             if tried < tries:
                 await pause(tried)
+        self._left[tenure.partition] = tenure.token
+
+    async def _hand_over_left(self) -> None:
+        """Release what could not be released when it was time: whoever takes it over is to know that nothing died."""
+        for number, token in tuple(self._left.items()):
+            if await self._answer(self._store.release(number, token), self._cycle_time) is None:
+                return  # nobody answers still
+            del self._left[number]
 
     def _failed(self, tenure: Tenure, problem: Exception) -> None:
         if isinstance(problem, StoreError) and not isinstance(problem, StoreFormatError):
@@ -385,7 +401,7 @@ class Worker:
         """Hand over all that is owned, in peace, but not for longer than the grace period."""
         for tenure in self._tenures.values():
             tenure.end()
-        await self._answer(self._store.beat(self.id, self.note, 0))
+        await self._answer(self._store.beat(self.id, self.note, 0), _PATIENCE * self._lease)
         if self._holding:
             await asyncio.wait(self._holding, timeout=self._grace + _LAST)
 

@@ -249,13 +249,29 @@ def test_it_does_not_start_again_for_ever(launch: Launch, onwhen: Onwhen) -> Non
     worker.says("this process was started again too often for that, and ends")
 
 
-def test_a_server_that_goes_away_is_waited_for(launch: Launch, onwhen: Onwhen, tmp_path: Path) -> None:
-    """Up to a point: then the worker starts again, and if there is no server, it ends."""
-    with RedisServer() as server:
-        worker = launch("worker", APP, "--stall", "1", "--store", server.url + "?patience=0.1", "--lease", "1")
+def test_a_server_that_goes_away_is_waited_for(launch: Launch, onwhen: Onwhen) -> None:
+    """If it is away for so long that the worker starts again, it waits on, and goes on when the server is back."""
+    with RedisServer(appendonly=True, appendfsync="always") as server:
+        url = server.url + "?patience=0.1"
+        worker = launch("worker", APP, "--stall", "3", "--store", url, "--lease", "1")
         worker.says(OWNS_ALL)
         server.kill()
-        worker.says("the store has not answered for")
-        worker.says("this process starts again")
-        assert worker.ends() == 1
+        worker.says("the store has not answered for .*this process starts again")
+        worker.says("the store cannot be opened, which is tried again: ")
+        server.start()
+        worker.says(OWNS_ALL, times=2)
+        assert onwhen("emit", "order.placed", "order:1", "--wait", "30", "--store", url).code == 0
+    assert "Traceback" not in worker.told
+
+
+def test_a_server_that_does_not_come_back_is_given_up(launch: Launch) -> None:
+    """The worker ends as with all else that has it start again too often."""
+    before = ",".join(f"{time.time() - 60 * minutes:.0f}" for minutes in range(50, 0, -5))
+    with RedisServer() as server:
+        url = server.url
+    worker = launch("worker", APP, "--stall", "0.5", "--store", url + "?patience=0.1", _ONWHEN_RESTARTS=before)
+    assert worker.ends() == 75
+    worker.says(
+        "the store could not be opened for 0.5 s: .*; this process was started again too often for that, and ends"
+    )
     assert "Traceback" not in worker.told

@@ -165,6 +165,25 @@ async def test_the_line_of_a_hot_subject_is_read_in_large_pieces() -> None:
 
 
 @virtual
+async def test_many_subjects_that_go_on_at_once_are_read_together() -> None:
+    """What stands in the log behind all that waited for a retry is read about once, not anew for each subject."""
+    fleet, notes = Fleet(1), Notes()
+    subjects = [f"s{number}" for number in range(100)]
+    notes.unsteady = set(subjects)
+    member = await fleet.member(notes.rules, prefetch=200).start()
+    for subject in subjects:
+        fleet.post("retried", subject, "first")
+    await asyncio.sleep(1)
+    for number in range(40):
+        for subject in subjects:
+            fleet.post("noted", subject, number)
+    await fleet.rest()
+    for subject in subjects:
+        assert fleet.value(subject, "order") == ["first", *range(40)]
+    assert member.wire.counts["read"] < 100
+
+
+@virtual
 async def test_events_that_come_while_what_was_put_aside_is_read_again_keep_their_order() -> None:
     """New events arrive all the time, the line is put aside again and again, and nothing overtakes."""
     fleet, notes = Fleet(1), Notes()

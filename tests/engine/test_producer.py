@@ -487,3 +487,16 @@ async def test_state_in_place_that_was_changed_by_a_worker_is_a_conflict() -> No
         await (await producer.emit("noted", "s", 2)).handled()
         with pytest.raises(StoreConflict, match="order"):
             await subject.store()
+
+
+@virtual
+async def test_an_event_whose_first_answer_was_lost_is_no_duplicate_when_it_was_handled_meanwhile() -> None:
+    """Nobody can tell whether it was this emit that had it accepted; that it is handled is certain."""
+    fleet, notes = Fleet(1), Notes()
+    await fleet.member(notes.rules).start()
+    async with fleet.bus(wire=(wire := Wire(fleet.server))) as producer:
+        wire.fail("append", "after")
+        receipt = await producer.emit("noted", "s", 1)
+        await receipt.handled(timeout=5)
+    assert receipt.status == "handled"
+    assert fleet.value("s", "order") == [1]

@@ -8,7 +8,7 @@ import pytest
 
 from onwhen import Context, RuleSet
 from onwhen.engine.store import DeadLetter, Retry
-from tests.engine.fleets import LEASE, RETRY, Fleet, Member, Notes, until, virtual
+from tests.engine.fleets import LEASE, RETRY, Fleet, Member, Notes, name, names, until, virtual
 
 
 def retries(fleet: Fleet) -> list[Retry]:
@@ -223,6 +223,29 @@ async def test_a_retry_that_is_run_while_its_owner_looks_at_what_others_did_is_r
     await fleet.rest()
     await asyncio.sleep(30)
     assert notes.of("s") == ["first", "first", 1, 2]
+
+
+@virtual
+async def test_what_others_do_is_noticed_though_a_renewal_came_between_a_timer_and_its_answer() -> None:
+    """The owner counts what its own timers put into the outbox once, or it would miss the next time it was others."""
+    fleet, notes = Fleet(2), Notes()
+    subject, sender = names(0, 2, 2)
+    notes.broken = {subject}
+    member = await fleet.member(notes.rules).start()
+    fleet.post("fragile", subject, "first")
+    fleet.post("noted", subject, 1)
+    await until(lambda: fleet.server.partitions[0].retries())
+    await asyncio.sleep(3)
+    member.wire.fail("fire", "held", when=lambda partition: partition == 0)
+    fleet.post("timed", sender, [name(1, 2), 0.5, "later"])
+    await until(lambda: member.wire.held("fire"))
+    renewed = member.wire.counts["renew"]
+    await until(lambda: member.wire.counts["renew"] >= renewed + 4)
+    member.wire.heal()
+    await asyncio.sleep(0.02)
+    async with fleet.bus() as producer:
+        await producer.skip(subject)
+    await until(lambda: fleet.value(subject, "order") == [1], 5)
 
 
 # -- suspects

@@ -94,6 +94,46 @@ async def test_a_partition_whose_server_is_away_costs_no_other_its_lease() -> No
 
 
 @virtual
+@pytest.mark.parametrize("outcome", ["hung", "held"])
+async def test_a_renewal_whose_answer_is_lost_costs_no_lease(outcome: str) -> None:
+    """It is asked again while the lease is still trusted."""
+    fleet, notes = Fleet(1), Notes()
+    member = await fleet.member(notes.rules).start()
+    token = fleet.server.partitions[0].state.token
+    await asyncio.sleep(3)
+    member.wire.fail("renew", outcome)
+    await asyncio.sleep(30)
+    assert fleet.server.partitions[0].state.token == token
+
+
+@virtual
+async def test_a_store_whose_calls_are_cut_off_leaves_no_partition_unattended() -> None:
+    """Whoever reads the log ends without an error then, and nobody would miss him: the partition is taken anew."""
+    fleet, notes = Fleet(1), Notes()
+    member = await fleet.member(notes.rules).start()
+    tail, cut = member.wire.tail, asyncio.get_running_loop().create_future()
+    cut.cancel()
+    member.wire.tail = lambda *_: cut  # type: ignore[method-assign,assignment]
+    fleet.post("noted", "s", 1)
+    await asyncio.sleep(6)
+    member.wire.tail = tail  # type: ignore[method-assign]
+    fleet.post("noted", "s", 2)
+    await until(lambda: fleet.value("s", "order") == [1, 2], 20)
+
+
+@virtual
+async def test_a_worker_whose_life_sign_is_not_answered_stops_soon() -> None:
+    """It does not wait for a lease before it hands over."""
+    fleet, notes = Fleet(), Notes()
+    member = await fleet.member(notes.rules).start()
+    member.wire.fail_always("beat", "hung")
+    await asyncio.sleep(30)
+    assert len(member.owned) == 4
+    await member.stop(0.8 * LEASE)
+    assert fleet.owners() == {None: 4}
+
+
+@virtual
 async def test_after_a_commit_that_was_fenced_nothing_more_is_begun() -> None:
     """Somebody else owns the partition, though by this worker's clock its lease still runs."""
     fleet, notes = Fleet(1), Notes()
@@ -649,3 +689,21 @@ async def test_what_is_kept_in_memory_shrinks_when_more_partitions_share_the_roo
         fleet.post("noted", subject, 1)
     await fleet.rest()
     assert [len(tenure._handling._hot) for tenure in first.worker._tenures.values()] == [10] * 4
+
+
+@virtual
+async def test_a_server_that_was_away_again_and_again_makes_nobody_a_suspect() -> None:
+    """The owner lives, and says so as soon as it can: what waits on its partition has killed nothing."""
+    fleet, notes = Fleet(1), Notes()
+    notes.seconds = {"s": 3.0}
+    member = await fleet.member(notes.rules).start()
+    fleet.post("noted", "s", "only")
+    for _ in range(5):
+        await until(lambda: member.worker.status().is_ready, 60)
+        await until(lambda: member.worker._tenures, 60)
+        member.wire.down = 0.01
+        await asyncio.sleep(3 * LEASE)
+        member.wire.heal()
+    await fleet.rest()
+    assert fleet.value("s", "order") == ["only"]
+    assert member.wire.counts["starting"] == 0

@@ -25,7 +25,7 @@ __all__ = ["Sentinels"]
 
 _PATIENCE: Final = 30.0  # seconds
 # How often a Sentinel looks (milliseconds): more often than it does by itself, so that a test need not wait.
-_PERIODS: Final = ("info-period", 1000, "publish-period", 500)
+_PERIODS: Final = ("info-period", 1000, "ping-period", 400, "publish-period", 500)
 
 
 class Sentinels:
@@ -51,7 +51,7 @@ class Sentinels:
         replicas: int = 1,
         sentinels: int = 3,
         name: str = "mymaster",
-        down_after: float = 0.5,
+        down_after: float = 1.0,
         appendonly: bool = False,
         options: Mapping[str, str] | None = None,
         program: Path | None = None,

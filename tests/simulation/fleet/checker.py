@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 
 from onwhen.engine.store import Position
-from tests.simulation.fleet.history import Delivery, Note, Quiet, SetBack, Step
+from tests.simulation.fleet.history import Delivery, Ending, Note, Quiet, SetBack, Step
 from tests.simulation.fleet.ledger import Known, Ledger
 from tests.simulation.fleet.partition import State
 from tests.simulation.history import Appended, Called, Fault, Life, Promotion, Returned, Sent
@@ -23,6 +23,7 @@ from tests.simulation.loop import seconds_of
 __all__ = ["FleetChecker"]
 
 _SETTLED: Final = 45.0  # seconds until all has an owner again that knows how things stand, once nothing goes wrong
+_SLOW: Final = 2.0  # seconds that a call and its answer may take
 _PROMPT: Final = 10.0  # seconds that a message, or a timer that is due, may lie about from then on
 _KEPT: Final = 8  # earlier books that are kept, as many as states of a partition are (a count)
 
@@ -47,7 +48,7 @@ class FleetChecker:
         self._calls: dict[str, list[tuple[int, int]]] = {}  # what it was about -> machine and number of each call
         self._number = 0
         self._has_faults = False
-        self._prompt_from = math.inf
+        self._prompt_from = self._ending = math.inf
         self._under_way: dict[tuple[int, int, Position], float] = {}  # source, target, position -> since when
 
     def go_through(self, notes: Iterable[Note]) -> None:
@@ -90,9 +91,13 @@ class FleetChecker:
         elif isinstance(note, Life):
             if note.what == "killed":
                 self.known.killers.add(note.by)
+                owned = (ledger for ledger in self.ledgers if ledger.machine == note.process)
+                self.known.blamed |= {ledger.number for ledger in owned if not ledger.holds(note.by)}
             elif note.what.startswith("stands still"):
                 self.known.killers.add("")
                 self.known.stood_still = True
+        elif isinstance(note, Ending):
+            self._ending = note.time - _SLOW
         elif isinstance(note, Quiet):
             self._prompt_from = note.time + _SETTLED
         elif isinstance(note, Fault):
@@ -195,7 +200,7 @@ class FleetChecker:
             Violation: something is left to be done, or is missing, or has happened as often as it must not.
         """
         for ledger in self.ledgers:
-            ledger.at_rest()
+            ledger.at_rest(self._ending)
             for target in self.ledgers:
                 sent = [key for number, key in ledger.sent if number == target.number]
                 if lacking := target.lacks(sent):

@@ -30,7 +30,7 @@ from tests.simulation.history import (
     short,
 )
 
-__all__ = ["Delivery", "Note", "Quiet", "Released", "Renewal", "SetBack", "Step", "Story", "Taken", "Trim"]
+__all__ = ["Delivery", "Ending", "Note", "Quiet", "Released", "Renewal", "SetBack", "Step", "Story", "Taken", "Trim"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +101,13 @@ class Quiet:
     time: float
 
 
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """From here on all workers are stopped in good order."""
+
+    time: float
+
+
 What: TypeAlias = (
     Appended | Committed | Promotion | Started | Discarded | Taken | Renewal | Released | Delivery | Trim | SetBack
 )
@@ -131,7 +138,7 @@ class Step:
     out: Sequence[Outgoing] = ()
 
 
-Note: TypeAlias = Step | Sent | Life | Called | Returned | Fault | Quiet
+Note: TypeAlias = Step | Sent | Life | Called | Returned | Fault | Quiet | Ending
 
 
 class Story:
@@ -155,8 +162,8 @@ class Story:
 
 def line(note: Note) -> str:
     """Return a note as one line."""
-    if isinstance(note, Quiet):
-        return f"{note.time:11.6f} --- quiet"
+    if isinstance(note, Quiet | Ending):
+        return f"{note.time:11.6f} --- {type(note).__name__.lower()}"
     if not isinstance(note, Step):
         return short(note)
     what = note.what

@@ -47,6 +47,7 @@ class Known:
         asked: ids of the events that rules have asked to be sent.
         killers: ids of the events whose rules have killed a machine; "" if there was something else that may have.
         stood_still: whether a machine has ever stood still.
+        blamed: partitions whose owner has died of something in another one: what was handled meanwhile may be blamed.
         out: source, position in its outbox, target and event of all that was ever sent from partition to partition.
         handled: source and id of all events that were ever handled.
         versions: partition, subject and version of all that were ever given out.
@@ -57,6 +58,7 @@ class Known:
     asked: set[str] = field(default_factory=set)
     killers: set[str] = field(default_factory=set)
     stood_still: bool = False
+    blamed: set[int] = field(default_factory=set)
     out: set[tuple[int, Position, int, Key]] = field(default_factory=set)
     handled: set[Key] = field(default_factory=set)
     versions: set[tuple[int, str, Version]] = field(default_factory=set)
@@ -107,7 +109,8 @@ class Ledger:
         self.ids: dict[str, None] = {}
         self.sessions: dict[str, int] = {}
         self.token: Token | None = None
-        self.expires = 0.0
+        self.taken = self.expires = 0.0
+        self.machine = 0  # of the owner
         self._latest: Position = 0
         self._of = of
         self._known = known
@@ -144,6 +147,13 @@ class Ledger:
             self._see_trim(what)
         elif isinstance(what, Taken | Renewal | Released):
             self._see_owner(what)
+            if isinstance(what, Taken) and what.acquired is not None:
+                self.machine = step.machine
+
+    def holds(self, event: str) -> bool:
+        """Tell whether an event is pending, or a retry on it waits."""
+        pending = (pending.event.id for pending in self.log.values())
+        return event in pending or event in (retry.event.id for retry in self.retries.values())
 
     # -- who owns it
 
@@ -164,7 +174,7 @@ class Ledger:
             if what.acquired is None and is_free and self.expires < what.time - _ROUNDING:
                 raise Violation(f"p{self.number} was not given to {what.token} though it was free")
             if what.acquired is not None:
-                self.token, self.expires = what.token, what.time + what.lease
+                self.token, self.taken, self.expires = what.token, what.time, what.time + what.lease
 
     def _same(self, found: bool, wanted: bool, what: str) -> None:
         if found is not wanted:
@@ -360,7 +370,7 @@ class Ledger:
             now=moment(time + known.skew),
             starts=starts,
             asked=known.asked,
-            killers=known.killers,
+            killers=known.killers | {""} if self.number in known.blamed else known.killers,
             stood_still=known.stood_still,
         )
 
@@ -424,8 +434,11 @@ class Ledger:
 
     # -- the end
 
-    def at_rest(self) -> None:
+    def at_rest(self, ending: float) -> None:
         """Check that nothing is left to be done.
+
+        Args:
+            ending: what was taken since then (seconds) may be owned still: its owner may not have been told in time.
 
         Raises:
             Violation: something is.
@@ -436,7 +449,7 @@ class Ledger:
             raise Violation(f"at rest, but timers are set: {list(self.timers)}")
         if self.retries:
             raise Violation(f"at rest, but retries wait: {[(r.rule, r.event) for r in self.retries.values()]}")
-        if self.token is not None:
+        if self.token is not None and self.taken < ending:
             raise Violation(f"at rest, but p{self.number} is owned")
 
     def lacks(self, sent: Iterable[Key]) -> Collection[Key]:

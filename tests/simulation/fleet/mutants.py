@@ -198,7 +198,7 @@ FLEET_MUTANTS: Final = (
     Mutant(
         "what was put aside is passed over if more comes meanwhile",
         _FEED,
-        [(" or self.cursor != before:", ":")],
+        [(" and (entries or self.cursor != before):", " and entries:")],
     ),
     Mutant(
         "what was put aside is forgotten",

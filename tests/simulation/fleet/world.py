@@ -16,7 +16,7 @@ from onwhen.engine.partitions import partition_of
 from onwhen.engine.store import Commit, Retry, SubjectWrite
 from tests.simulation.fleet.acts import Acts
 from tests.simulation.fleet.connection import Call
-from tests.simulation.fleet.history import Note, Quiet, Story
+from tests.simulation.fleet.history import Ending, Note, Quiet, Story
 from tests.simulation.fleet.loop import FleetLoop
 from tests.simulation.fleet.machine import Machine, ProducerMachine, WorkerMachine
 from tests.simulation.fleet.plan import FailOver, FleetPlan
@@ -297,6 +297,7 @@ class FleetWorld:
             if self.plan.idle and (left := [out for part in self.server.partitions for out in part.state.outbox]):
                 raise RuntimeError(f"{len(left)} messages still lie in outboxes, long after they were delivered")
             self._is_ending, until = True, self.time + _PATIENCE
+            self.note(Ending(self.time))
             for machine in list(self._machines.values()):
                 if machine is not self._operator:
                     machine.stop()
