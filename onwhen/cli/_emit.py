@@ -18,7 +18,7 @@ from onwhen.cli._ending import STALLED as TRY_AGAIN
 from onwhen.cli._forms import clean, rfc3339
 from onwhen.cli._listing import Output, say, show_json
 from onwhen.cli._opening import is_for_workers, writing
-from onwhen.cli._options import UsageError
+from onwhen.cli._options import UsageError, check_wait
 from onwhen.engine.clock import SystemClock
 from onwhen.engine.events import Event
 from onwhen.engine.partitions import partition_of
@@ -38,7 +38,11 @@ _STDIN: Final = "-"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmitOptions:
-    """The arguments of `onwhen emit`; see there."""
+    """The arguments of `onwhen emit`; see there.
+
+    Raises:
+        UsageError: it cannot be waited for so long.
+    """
 
     type: str
     subject: str
@@ -46,6 +50,10 @@ class EmitOptions:
     id: str | None = None
     time: str | None = None
     wait: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.wait is not None:
+            check_wait(self.wait)
 
     def event(self, now: datetime, source: str) -> Event:
         """Return the event that is meant.

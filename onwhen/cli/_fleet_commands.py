@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from onwhen.cli._usage import AppName, Flag, JsonObject, Seconds, StoreUrl, flowing, run_async
+from onwhen.cli._usage import AppName, Flag, JsonObject, Seconds, SharedStoreUrl, StoreUrl, flowing, run_async
 
 __all__ = ["emit", "partitions", "worker"]
 
@@ -22,7 +22,7 @@ def worker(
     app: AppName,
     /,
     *,
-    store: StoreUrl = None,
+    store: SharedStoreUrl = None,
     partitions: _Count = None,
     processes: _Count = None,
     own: Annotated[str | None, Parameter(metavar="PARTITIONS")] = None,
@@ -133,7 +133,9 @@ def emit(
 
 
 @flowing
-def partitions(*, watch: Flag = False, every: Seconds = 2.0, store: StoreUrl = None, json: JsonObject = False) -> None:
+def partitions(
+    *, watch: Flag = False, every: Seconds = 2.0, store: SharedStoreUrl = None, json: JsonObject = False
+) -> None:
     """Show who owns which partition, what waits there, how fast it is handled, and which workers live.
 
     Rates are those of the last second, or since the sample before.

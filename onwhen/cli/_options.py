@@ -14,11 +14,21 @@ from typing import Literal
 from onwhen.cli._reading import Source
 from onwhen.errors import OnwhenError
 
-__all__ = ["ReplayOptions", "UsageError"]
+__all__ = ["ReplayOptions", "UsageError", "check_wait"]
 
 
 class UsageError(OnwhenError):
     """The command line asks for something that cannot be done; nothing was done."""
+
+
+def check_wait(seconds: float) -> None:
+    """Refuse a `--wait` that is no time.
+
+    Raises:
+        UsageError: it is less than 0, or endless.
+    """
+    if not 0 <= seconds < float("inf"):
+        raise UsageError(f"--wait {seconds:g}: must be 0 seconds or more")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

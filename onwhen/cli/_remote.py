@@ -18,6 +18,7 @@ from onwhen.cli._fitting import Meant, Waiting, check_app
 from onwhen.cli._forms import clean, cut, shortly
 from onwhen.cli._listing import say
 from onwhen.cli._opening import writing
+from onwhen.cli._options import check_wait
 from onwhen.engine.clock import SystemClock
 from onwhen.engine.partitions import partition_of
 from onwhen.engine.resend import a_few_times, commit_surely
@@ -79,8 +80,10 @@ async def run_by_workers(
         wait: how long to wait for the workers (seconds).
 
     Raises:
-        UsageError: the store cannot be opened; something that is meant is not there; or it is not the right app.
+        UsageError: the store cannot be opened; something that is meant is not there; it is not the right app; or it
+                cannot be waited for so long.
     """
+    check_wait(wait)
     async with writing(url) as store:
         assert is_shared(store)
         meant = await choose(store)

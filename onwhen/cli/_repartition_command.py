@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from onwhen.cli._usage import Flag, JsonObject, StoreUrl, flowing, run_async
+from onwhen.cli._usage import Flag, JsonObject, SharedStoreUrl, flowing, run_async
 
 __all__ = ["repartition"]
 
@@ -21,7 +21,7 @@ def repartition(
     dry_run: Flag = False,
     undo: Flag = False,
     forget_bookmarks: Flag = False,
-    store: StoreUrl = None,
+    store: SharedStoreUrl = None,
     json: JsonObject = False,
 ) -> int:
     """Divide a store that workers share into another number of partitions, while no worker lives.

@@ -20,6 +20,7 @@ __all__ = [
     "JsonObject",
     "Limit",
     "Seconds",
+    "SharedStoreUrl",
     "StoreUrl",
     "Subjects",
     "Wait",
@@ -35,6 +36,7 @@ _APP = "Where the rules are: module:attribute, or a module; see 'onwhen replay -
 _FORCE = "Go on even if APP has no rule for some of what is pending, which is gone then."
 _LIMIT = "No more than so many. By default 100 on a terminal, and all of them in a pipe."
 _STORE = "Where the store is: sqlite:///FILE, or redis://HOST. By default what ONWHEN_STORE says."
+_SHARED_STORE = "Where the store is: redis://HOST:PORT/DB. By default what ONWHEN_STORE says."
 _WAIT = "On a store that workers share: how long to wait until they have run it, in seconds."
 _IDS = "Which ones; the beginning of an id is enough if no other one begins like that."
 
@@ -46,6 +48,7 @@ JsonLines: TypeAlias = Annotated[bool, Parameter(negative="", show_default=False
 JsonObject: TypeAlias = Annotated[bool, Parameter(negative="", show_default=False, help="As one JSON object.")]
 Limit: TypeAlias = Annotated[int | None, Parameter(metavar="N", help=_LIMIT)]
 StoreUrl: TypeAlias = Annotated[str | None, Parameter(name="--store", metavar="URL", help=_STORE)]
+SharedStoreUrl: TypeAlias = Annotated[str | None, Parameter(name="--store", metavar="URL", help=_SHARED_STORE)]
 Seconds: TypeAlias = Annotated[float, Parameter(metavar="SECONDS")]
 Subjects: TypeAlias = Annotated[str, Parameter(name="SUBJECT", help="Which ones.")]
 Wait: TypeAlias = Annotated[float, Parameter(metavar="SECONDS", help=_WAIT)]

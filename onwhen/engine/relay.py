@@ -109,7 +109,7 @@ class Relay:
         try:
             async with asyncio.TaskGroup() as group:
                 while True:
-                    await self._wait()
+                    await self._wait(group)
                     while await self._pass(group):
                         pass
                     if self._loop.time() >= self._noted + _NOTED:
@@ -118,8 +118,11 @@ class Relay:
             first = errors.exceptions[0]  # the only one: what asks targets raises none
             raise first from first.__cause__
 
-    async def _wait(self) -> None:
-        """Wait until there may be something to deliver, and go back to what was read and not delivered."""
+    async def _wait(self, group: asyncio.TaskGroup) -> None:
+        """Wait until there may be something to deliver, and go back to what was read and not delivered.
+
+        But not for a target that has not answered: all that is kept would be read again for each question.
+        """
         due = [way.not_before for way in self._ways.values() if way.lacks and way.task is None]
         with suppress(TimeoutError):
             async with asyncio.timeout_at(min(due, default=self._noted + _NOTED)):
@@ -128,8 +131,11 @@ class Relay:
         now = self._loop.time()
         for way in self._ways.values():
             if way.lacks and way.task is None and way.not_before <= now:
-                way.lacks = False
-                self._go_back(way.sent)
+                if way.failing_since is not None:
+                    self._begin(way, partial(self._check, way), group)
+                else:
+                    way.lacks = False
+                    self._go_back(way.sent)
 
     async def _pass(self, group: asyncio.TaskGroup) -> bool:
         """Deliver one window of the outbox; tell whether there may be more."""

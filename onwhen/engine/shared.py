@@ -143,9 +143,12 @@ class PartitionState(msgspec.Struct, frozen=True, kw_only=True):
 class SharedStore(Store, Protocol):
     """A store that many processes have open at once.
 
-    All calls may be made again after a lost reply, with the same arguments, as those of `Store`. A commit without a
-    token is made by somebody who owns nothing, and is checked in all other ways. One that appends messages to the log
-    of another partition puts them into the outbox; `CommitResult.appended` is None for them.
+    All calls may be made again after a lost reply, with the same arguments, as those of `Store`. If another server
+    answers for a partition than the one that said that it was acquired, or that one was started again, calls of its
+    owner raise `StoreError`: the other may lack what was stored last.
+
+    A commit without a token is made by somebody who owns nothing, and is checked in all other ways. One that appends
+    messages to the log of another partition puts them into the outbox; `CommitResult.appended` is None for them.
 
     `Store.open` returns True always: what may have killed a process is asked for each partition, see `Acquired`.
     """

@@ -126,7 +126,7 @@ class Worker:
         self._share = 0
         self._round = 0
         self._turns = 0
-        self._left: dict[int, Token] = {}  # partitions that were not handed over, because nobody answered
+        self._left: dict[Token, int] = {}  # of partitions that were not handed over, because nobody answered
         self._states: dict[int, PartitionState] = {}
         self._oldest_ages: dict[int, float] = {}
         self._looked = self._answered = self._progressed = 0.0
@@ -308,10 +308,18 @@ class Worker:
             if self._own is not None and number not in self._own:
                 continue
             token, asked = uuid4().hex, self._loop.time()
-            acquired = await self._answer(self._store.acquire(number, token, self.id, self._lease), self._cycle_time)
+            answer = await self._answer(self._acquire(number, token), self._cycle_time)
+            if answer is None:
+                self._left[token] = number  # perhaps it is ours, and nobody else would get it for a whole lease
+                continue
+            (acquired,) = answer
             if acquired is not None:
                 missing -= 1
                 self._hold(number, token, acquired, asked + TRUST * self._lease)
+
+    async def _acquire(self, number: int, token: Token) -> tuple[Acquired | None]:
+        """Try to take a partition; what is returned is told from no answer at all."""
+        return (await self._store.acquire(number, token, self.id, self._lease),)
 
     def _hold(self, number: int, token: Token, acquired: Acquired, trusted_until: float) -> None:
         tenure = Tenure(
@@ -373,14 +381,14 @@ class Worker:
                     return
             if tried < tries:
                 await pause(tried)
-        self._left[tenure.partition] = tenure.token
+        self._left[tenure.token] = tenure.partition
 
     async def _hand_over_left(self) -> None:
         """Release what could not be released when it was time: whoever takes it over is to know that nothing died."""
-        for number, token in tuple(self._left.items()):
+        for token, number in tuple(self._left.items()):
             if await self._answer(self._store.release(number, token), self._cycle_time) is None:
                 return  # nobody answers still
-            del self._left[number]
+            del self._left[token]
 
     def _failed(self, tenure: Tenure, problem: Exception) -> None:
         if isinstance(problem, StoreError) and not isinstance(problem, StoreFormatError):
@@ -404,6 +412,7 @@ class Worker:
         await self._answer(self._store.beat(self.id, self.note, 0), _PATIENCE * self._lease)
         if self._holding:
             await asyncio.wait(self._holding, timeout=self._grace + _LAST)
+        await self._hand_over_left()
 
     def _forget(self, subject: str | None) -> None:
         for tenure in self._tenures.values():
@@ -437,16 +446,17 @@ class Worker:
             return
         if now - self._progressed > self._stall + (allowed or 0.0):
             told = f"no turn was committed for {now - self._progressed:.0f} s; under way: {_told(busy) or 'nothing'}"
-            raise WorkerStalled("; ".join([told, *(f"partition {number}: {why}" for number, why in failing.items())]))
+            raise WorkerStalled("; ".join([told, *failing]))
 
-    def _failing(self, now: float) -> dict[int, Exception]:
-        """Return the partitions that fail again and again, and why; one that has gone on for a while does not."""
-        return {
-            number: problem
+    def _failing(self, now: float) -> list[str]:
+        """Return which partitions fail again and again, and why; one that has gone on for a while does not."""
+        told = {
+            number: str(problem)
             for number, (_, problem) in self._failures.items()
             if (tenure := self._tenures.get(number)) is not None
             if tenure.is_over or (now - tenure.began < self._lease and not tenure.turns)
         }
+        return [why if why.startswith("partition ") else f"partition {number}: {why}" for number, why in told.items()]
 
     def _count_turns(self) -> int:
         return self._turns + sum(tenure.turns for tenure in self._tenures.values())
@@ -467,8 +477,7 @@ class Worker:
             reason = f"the store has not answered for {now - self._answered:.0f} s: {self._trouble}"
         elif len(owned) < self._share:
             reason = f"it owns {len(owned)} of its share of {self._share} partitions"
-            for number, problem in self._failing(now).items():
-                reason += f"; partition {number}: {problem}"
+            reason = "; ".join([reason, *self._failing(now)])
         elif age is not None and age > self._max_age:
             reason = f"the oldest pending event is {age:.0f} s old, more than {self._max_age:g} s"
         else:

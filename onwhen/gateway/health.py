@@ -66,9 +66,9 @@ def _facts(status: WorkerStatus) -> dict[str, Any]:
         "share": status.share,
         "partitions": status.partitions,
         "backlog": status.backlog,
-        "oldest_age_seconds": status.oldest_age,
+        "oldest_age_seconds": None if status.oldest_age is None else round(status.oldest_age, 3),
         "turns": status.turns,
-        "last_progress_age_seconds": status.last_progress_age,
+        "last_progress_age_seconds": round(status.last_progress_age, 3),
     }
 
 

@@ -85,6 +85,7 @@ def test_data_come_from_files_and_pipes(
         (["--time", "yesterday"], "--time 'yesterday': is no moment"),
         (["--time", "2026-03-02T08:00:00"], "has no time zone"),
         (["--id", ""], "id"),
+        (["--wait", "-1"], "--wait -1: must be 0 seconds or more"),
         (["--data", f'"{"x" * 2_000_000}"'], "more than the limit"),
     ],
 )

@@ -145,6 +145,8 @@ def test_without_workers_nothing_is_handled_yet(worker: Started, onwhen: Onwhen)
     worker.process.terminate()
     assert worker.ends() == 0
     leave("mended")
+    ended = onwhen("deadletters", "replay", APP, "--all", "--wait", "-1")
+    assert (ended.code, ended.err) == (2, "onwhen: --wait -1: must be 0 seconds or more\n")
     ended = onwhen("deadletters", "replay", APP, "--all", "--wait", "0.1")
     assert ended.code == 1
     assert ended.out.endswith(" shop.print_order on order:1: not handled yet\n")

@@ -112,7 +112,7 @@ def test_there_has_to_be_a_store(deployment: Mapping[str, str], onwhen: Onwhen) 
     """None is made by a mistyped address."""
     ended = onwhen("repartition", "--partitions", "8")
     assert ended.code == 2
-    assert "there is no deployment" in ended.err
+    assert "there is no store under" in ended.err
 
 
 def test_places_that_differ_are_forgotten_only_if_told(deployment: Mapping[str, str], onwhen: Onwhen) -> None:

@@ -110,6 +110,24 @@ def test_a_target_that_does_not_answer_holds_up_no_other(outcome: str) -> None:
 
 
 @virtual
+async def test_a_target_that_is_away_does_not_have_the_outbox_read_again_and_again() -> None:
+    """It is asked each second; what it lacks is read once it has answered, however much there is of others."""
+    fleet, _, source, _ = await two(3)
+    away, there = name(1, 3), names(2, 3, 100)
+    source.wire.fail_always("deliver", when=lambda _, target, *__: target == 1)
+    send(fleet, (away, 0))
+    for number in range(50):
+        send(fleet, *((one, number) for one in there))
+    await until(lambda: all(fleet.value(one, "order") == list(range(50)) for one in there))
+    before = source.wire.counts["outgoing"]
+    await asyncio.sleep(20)
+    assert source.wire.counts["outgoing"] - before < 60
+    assert not fleet.value(away, "order")
+    source.wire.heal()
+    await until(lambda: fleet.value(away, "order") == [0], 3)
+
+
+@virtual
 async def test_a_target_that_has_lost_its_latest_changes_is_sent_them_again() -> None:
     """With the next message it says what it lacks, and what it has lost comes before that."""
     fleet, _, _, target = await two()

@@ -87,7 +87,7 @@ async def test_a_partition_whose_server_is_away_costs_no_other_its_lease() -> No
     await asyncio.sleep(20)
     assert member.owned == {0, 1, 3}
     await handles(fleet, 1, name(0, 4), name(1, 4), name(3, 4))
-    assert "owns 3 of its share of 4" in member.worker.status().reason
+    assert member.worker.status().reason.startswith("it owns 3 of its share of 4 partitions")
     member.wire.heal()
     await until(lambda: len(member.owned) == 4, 10)
     await handles(fleet, 1, name(2, 4))
@@ -707,3 +707,13 @@ async def test_a_server_that_was_away_again_and_again_makes_nobody_a_suspect() -
     await fleet.rest()
     assert fleet.value("s", "order") == ["only"]
     assert member.wire.counts["starting"] == 0
+
+
+@virtual
+async def test_a_partition_whose_acquisition_was_not_answered_is_handled_without_waiting_for_its_lease() -> None:
+    """The answer was lost, so it is released, and taken again."""
+    fleet, notes = Fleet(1), Notes()
+    member = fleet.member(notes.rules)
+    member.wire.fail("acquire", "after")
+    await member.start()
+    await handles(fleet, LEASE / 2, "s")

@@ -148,8 +148,8 @@ class Moves:
         answer = await self._connection.run(_scripts.MOVE, [self._keys.meta], [FORMAT, step, *words])
         if answer == b"BADFMT":
             raise StoreFormatError(
-                f"there is no deployment {self._keys.prefix!r} on Redis {self._connection} that this version of onwhen "
-                f"has made"
+                f"there is no store under {self._keys.prefix!r} on Redis {self._connection} that this version of "
+                f"onwhen has made"
             )
         return answer
 

@@ -106,9 +106,8 @@ class RedisStore:
         """Connect, and find the deployment or make it; see `Store.open`. The time is that of Redis.
 
         Raises:
-            StoreFormatError: it is no deployment of onwhen, of another version, or has other `partitions`; or the
-                server is not fit to keep one.
-            StoreError: it cannot be reached.
+            StoreFormatError: it is no deployment of onwhen, of another version, or has other `partitions`.
+            StoreError: the server cannot be reached, or is not fit to keep one.
         """
         deployment = self._deployment
         if await deployment.open():

@@ -257,7 +257,7 @@ async def test_a_number_that_cannot_be_is_refused(redis_server: RedisServer, key
 async def test_there_has_to_be_something_to_move(redis_server: RedisServer, key_prefix: str) -> None:
     """A mistyped prefix does not make a new deployment."""
     async with mover(redis_server.url, key_prefix) as moving:
-        with pytest.raises(StoreFormatError, match="there is no deployment"):
+        with pytest.raises(StoreFormatError, match="there is no store under"):
             await moving.run(2)
     assert keys_of(redis_server, f"{{{key_prefix}*") == []
 
