@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from onwhen.engine.partitions import partition_of
     from onwhen.engine.retries import RetryPolicy
     from onwhen.engine.rules import ANY, RuleSet, changed, deleted, when
+    from onwhen.engine.status import WorkerStatus
     from onwhen.engine.subjects import Subject
-    from onwhen.engine.worker import Worker, WorkerStatus
+    from onwhen.engine.worker import Worker
     from onwhen.errors import OnwhenError
     from onwhen.settings import Settings
     from onwhen.storage.memory import create_memory_storage
@@ -75,7 +76,7 @@ _HOME: Final = {
     "Container": "onwhen.container",
     "EventBus": "onwhen.engine.bus",
     "Worker": "onwhen.engine.worker",
-    "WorkerStatus": "onwhen.engine.worker",
+    "WorkerStatus": "onwhen.engine.status",
     "Middleware": "onwhen.engine.chain",
     "Next": "onwhen.engine.chain",
     "Clock": "onwhen.engine.clock",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from onwhen.cli._own import ranges
-from onwhen.engine.worker import WorkerStatus
+from onwhen.engine.status import WorkerStatus
 
 __all__ = ["Changes"]
 

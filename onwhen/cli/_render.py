@@ -149,9 +149,14 @@ def _totals(report: ReplayReport) -> Table:
     rows += [
         ("duplicates", f"{report.duplicates:,}"),
         ("rejects", f"{report.rejects:,}"),
-        ("messages", f"{report.messages:,}"),
-        ("timers set", f"{report.timers_set:,}"),
-        ("timers fired", f"{report.timers_fired:,}"),
+    ]
+    if not report.is_for_workers:  # else it is they who know
+        rows += [
+            ("messages", f"{report.messages:,}"),
+            ("timers set", f"{report.timers_set:,}"),
+            ("timers fired", f"{report.timers_fired:,}"),
+        ]
+    rows += [
         ("timers pending", f"{report.timers_pending:,}"),
         ("retries waiting", f"{report.retries_waiting:,}"),
         ("dead letters", f"{report.dead_letters:,}"),

@@ -29,7 +29,8 @@ from onwhen.cli._worker_options import WorkerOptions
 from onwhen.engine.bus import EventBus
 from onwhen.engine.clock import SystemClock
 from onwhen.engine.shared import SharedStore, is_shared
-from onwhen.engine.worker import Worker, WorkerStatus
+from onwhen.engine.status import WorkerStatus
+from onwhen.engine.worker import Worker
 from onwhen.errors import StoreError, StoreFormatError, WorkerStalled
 from onwhen.settings import Settings
 from onwhen.storage._urls import without_password

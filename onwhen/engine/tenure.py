@@ -8,12 +8,12 @@ the store still is what it was, a tenure is thrown away, and the partition acqui
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import Context
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -123,7 +123,7 @@ class Tenure:
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
-                for part in (self._begin(), self._relay.run()):
+                for part in (self._begin, self._relay.run):
                     self._start(part)
                 await self._over.wait()
                 for task in self._tasks:
@@ -210,17 +210,16 @@ class Tenure:
         """Load a subject, or all of them, anew for their next turn."""
         self._handling.forget(subject)
 
-    def _start(self, part: Coroutine[Any, Any, None]) -> None:
+    def _start(self, part: Callable[[], Awaitable[None]]) -> None:
         if self._is_over or self._group is None:
-            part.close()
             return
         task = self._group.create_task(self._guarded(part), context=self._context.copy())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _guarded(self, part: Coroutine[Any, Any, None]) -> None:
+    async def _guarded(self, part: Callable[[], Awaitable[None]]) -> None:
         try:
-            await part
+            await part()
         except Exception as error:
             self.end(error)
         except asyncio.CancelledError:
@@ -249,7 +248,7 @@ class Tenure:
         first = [self._work(entry, suspected[entry.position]) for entry in held.pending if entry.position in suspected]
         self._suspects.enter(first)
         self._feed.take_first(first)
-        for part in (self._look_after_retries(), self._feed.go_back(), self._feed.follow()):
+        for part in (self._look_after_retries, self._feed.go_back, self._feed.follow):
             self._start(part)
         await self._schedule.begin()
 

@@ -7,61 +7,30 @@ goes on. It must not know how a partition's work is done (`tenure`), nor of proc
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Collection, Iterable
+from collections.abc import Awaitable, Collection
 from contextlib import suppress
 from contextvars import copy_context
 from typing import Final, Self, TypeVar
 from uuid import uuid4
 
-import msgspec
-
 from onwhen.engine.bus import EventBus
 from onwhen.engine.ownership import TRUST, candidates, fair_share, surplus
 from onwhen.engine.resend import pause
 from onwhen.engine.shared import Acquired, PartitionState, SharedStore, Token, is_shared
+from onwhen.engine.status import WorkerStatus, told_of
 from onwhen.engine.tenure import Tenure
 from onwhen.errors import SettingError, StoreCorrupt, StoreError, StoreFormatError, WorkerStalled
 
-__all__ = ["Worker", "WorkerStatus"]
+__all__ = ["Worker"]
 
 _LONGEST_CYCLE: Final = 1.0  # seconds between looks at who else lives
 _LOOK: Final = 5.0  # seconds between looks at how much is pending
 _LAST: Final = 10.0  # seconds that handing over may take beyond the grace period
 _TRIES: Final = 5  # of handing a partition over (a count)
 _PATIENCE: Final = 0.3  # of a lease, after which what a lease depends on is asked again
-_TURNS_TOLD: Final = 3  # turns that a worker without progress names (a count)
 
 
 _T = TypeVar("_T")
-
-
-class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How a worker fares.
-
-    Attributes:
-        id: its name among the workers.
-        owned: partitions whose turns it runs.
-        share: how many partitions it should own (a count).
-        partitions: how many there are (a count).
-        backlog: pending events of those that it owns, when it last looked (a count).
-        oldest_age: for how long the oldest of them was pending then that could be handled (seconds); None if none
-            could: what waits behind a retry or a parked rule waits for that.
-        is_ready: it owns its share, and the oldest pending event is not too old.
-        reason: why it is not ready; "" if it is.
-        turns: turns that it has committed (a count).
-        last_progress_age: since when it has got nowhere though it had something to do (seconds).
-    """
-
-    id: str
-    owned: frozenset[int]
-    share: int
-    partitions: int
-    backlog: int
-    oldest_age: float | None
-    is_ready: bool
-    reason: str
-    turns: int
-    last_progress_age: float
 
 
 class Worker:
@@ -126,6 +95,7 @@ class Worker:
         self._share = 0
         self._round = 0
         self._turns = 0
+        self._asked: dict[int, Token] = {}  # partition -> what it was to be acquired with, when nobody answered
         self._left: dict[Token, int] = {}  # of partitions that were not handed over, because nobody answered
         self._states: dict[int, PartitionState] = {}
         self._oldest_ages: dict[int, float] = {}
@@ -156,7 +126,7 @@ class Worker:
             self._looked = float("-inf")
             self._answered = self._progressed = self._loop.time()
             self._trouble = self._broken = None
-            self._left, self._states, self._oldest_ages, self._failures = {}, {}, {}, {}
+            self._asked, self._left, self._states, self._oldest_ages, self._failures = {}, {}, {}, {}, {}
             self.bus.forgetters.append(self._forget)
             try:
                 await self._live()
@@ -218,7 +188,6 @@ class Worker:
 
     async def _cycle(self) -> None:
         """Say that we live, hand over what is too much, take what is too little."""
-        self._trouble = None
         living = await self._answer(self._store.beat(self.id, self.note, self._lease), _PATIENCE * self._lease)
         for tenure in self._tenures.values():
             tenure.check_trust()  # one that is idle would not notice, and nobody would take what it has lost
@@ -270,7 +239,7 @@ class Worker:
         except TimeoutError:
             self._trouble = StoreError(f"no answer within {patience or self._lease:g} s")
         else:
-            self._answered = self._loop.time()
+            self._answered, self._trouble = self._loop.time(), None
             return answer
         return None
 
@@ -307,11 +276,13 @@ class Worker:
                 return
             if self._own is not None and number not in self._own:
                 continue
-            token, asked = uuid4().hex, self._loop.time()
+            # One that was not answered is asked again with its token: perhaps the partition is ours already. Its lease
+            # has run since then, and is renewed within a cycle; should it be over, the token still keeps order.
+            token, asked = self._asked.setdefault(number, uuid4().hex), self._loop.time()
             answer = await self._answer(self._acquire(number, token), self._cycle_time)
             if answer is None:
-                self._left[token] = number  # perhaps it is ours, and nobody else would get it for a whole lease
                 continue
+            del self._asked[number]
             (acquired,) = answer
             if acquired is not None:
                 missing -= 1
@@ -412,6 +383,7 @@ class Worker:
         await self._answer(self._store.beat(self.id, self.note, 0), _PATIENCE * self._lease)
         if self._holding:
             await asyncio.wait(self._holding, timeout=self._grace + _LAST)
+        self._left.update({token: number for number, token in self._asked.items()})
         await self._hand_over_left()
 
     def _forget(self, subject: str | None) -> None:
@@ -445,7 +417,7 @@ class Worker:
         if allowed is None and not failing:
             return
         if now - self._progressed > self._stall + (allowed or 0.0):
-            told = f"no turn was committed for {now - self._progressed:.0f} s; under way: {_told(busy) or 'nothing'}"
+            told = f"no turn was committed for {now - self._progressed:.0f} s; under way: {told_of(busy) or 'nothing'}"
             raise WorkerStalled("; ".join([told, *failing]))
 
     def _failing(self, now: float) -> list[str]:
@@ -476,8 +448,8 @@ class Worker:
         elif self._trouble is not None and now - self._answered > self._lease:
             reason = f"the store has not answered for {now - self._answered:.0f} s: {self._trouble}"
         elif len(owned) < self._share:
-            reason = f"it owns {len(owned)} of its share of {self._share} partitions"
-            reason = "; ".join([reason, *self._failing(now)])
+            told = [f"it owns {len(owned)} of its share of {self._share} partitions", *self._failing(now)]
+            reason = "; ".join(dict.fromkeys(told if self._trouble is None else [*told, str(self._trouble)]))
         elif age is not None and age > self._max_age:
             reason = f"the oldest pending event is {age:.0f} s old, more than {self._max_age:g} s"
         else:
@@ -495,10 +467,3 @@ class Worker:
             turns=self._count_turns(),
             last_progress_age=max(0.0, now - self._progressed) if is_running else 0.0,
         )
-
-
-def _told(tenures: Iterable[Tenure]) -> str:
-    works = [work for tenure in tenures for work in tenure.active()]
-    told = [f"{work.event.type} to {work.event.subject}" for work in works[:_TURNS_TOLD]]
-    more = len(works) - len(told)
-    return ", ".join(told) + (f", and {more} more" if more > 0 else "")

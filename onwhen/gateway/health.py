@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Route
 
 if TYPE_CHECKING:
-    from onwhen.engine.worker import WorkerStatus
+    from onwhen.engine.status import WorkerStatus
 
 __all__ = ["Watched", "health_app", "listen", "serve", "url_of"]
 

@@ -14,6 +14,8 @@ __all__ = ["create_storage", "is_redis", "without_password"]
 
 _DIGITS: Final = 12  # of a count; more than will ever be kept
 _REDIS: Final = ("redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
+_OF_REDIS_STORE: Final = ("key_prefix", "partitions", "max_backlog", "history")
+"""Options behind the address of a Redis that are about the store; all others are about the connection."""
 _KNOWN: Final = (
     "known are memory://, sqlite:///relative.db, sqlite:////absolute.db, redis://HOST:PORT/DB, "
     "redis+sentinel://HOST:PORT,.../MASTER and redis+cluster://HOST:PORT,...; rediss in place of redis for TLS"
@@ -98,12 +100,16 @@ def _redis(url: str, given: dict[str, Any], dedup_window: int | None, read_only:
     except ModuleNotFoundError as error:
         raise _error(url, str(error)) from error
 
+    from onwhen.storage.redis._address import OPTIONS
+
     base, _, query = url.partition("?")
     options: dict[str, Any] = {}
     rest: list[tuple[str, str]] = []
     for name, value in parse_qsl(query, keep_blank_values=True):
-        if name not in ("history", "partitions", "max_backlog", "key_prefix"):
+        if name in OPTIONS:
             rest.append((name, value))
+        elif name not in _OF_REDIS_STORE:
+            raise _error(url, f"{name} is no option; there are {', '.join((*_OF_REDIS_STORE, *OPTIONS))}")
         elif name in options:
             raise _error(url, f"{name} is given twice")
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from onwhen.cli._changes import Changes
-from onwhen.engine.worker import WorkerStatus
+from onwhen.engine.status import WorkerStatus
 
 ALL = WorkerStatus(
     id="desk",

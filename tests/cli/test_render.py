@@ -51,6 +51,13 @@ def test_long_tables_are_cut_and_say_so() -> None:
     assert "r03" in text
 
 
+def test_what_workers_did_is_not_told_as_nothing() -> None:
+    """Only they know how many messages they have sent, and what they did with timers."""
+    told = ("│ messages", "│ timers set", "│ timers fired")
+    assert all(row in shown(ReplayReport()) for row in told)
+    assert not any(row in shown(ReplayReport(is_for_workers=True)) for row in told)
+
+
 def test_an_error_is_shown_on_one_line_and_cut() -> None:
     """With the event that it was about."""
     text = shown(ReplayReport(dead={("orders.place", "ValueError"): dead("no\nway " + "x " * 500)}, dead_letters=1))

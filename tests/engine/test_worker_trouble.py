@@ -94,6 +94,22 @@ async def test_a_partition_whose_server_is_away_costs_no_other_its_lease() -> No
 
 
 @virtual
+async def test_a_worker_that_loses_its_partitions_says_that_the_server_is_away() -> None:
+    """At once, and not only when it has been away for a lease."""
+    fleet, notes = Fleet(), Notes()
+    member = await fleet.member(notes.rules).start()
+    member.wire.down = 0.1
+    await until(lambda: not member.owned, LEASE)
+    await asyncio.sleep(0.5)
+    reason = member.worker.status().reason
+    assert reason.startswith("it owns 0 of its share of 4 partitions")
+    assert "the server is away" in reason
+    assert "partition 0: partition 0" not in reason
+    member.wire.down = None
+    await until(lambda: member.worker.status().is_ready, 10)
+
+
+@virtual
 @pytest.mark.parametrize("outcome", ["hung", "held"])
 async def test_a_renewal_whose_answer_is_lost_costs_no_lease(outcome: str) -> None:
     """It is asked again while the lease is still trusted."""
@@ -491,6 +507,26 @@ async def test_a_run_that_is_cancelled_leaves_nothing_running_and_nothing_owned(
 
 
 @virtual
+async def test_a_run_may_be_cancelled_at_any_moment() -> None:
+    """Whatever it was about to do, nothing of it is left running or half begun, and it may run again."""
+    fleet, notes = Fleet(2), Notes()
+    member = fleet.member(notes.rules)
+    async with member.bus:
+        before = {*others()}
+        for steps in range(200):
+            run = fleet.loop.create_task(member.worker.run())
+            last = fleet.loop.steps + steps
+            while fleet.loop.steps < last:
+                await asyncio.sleep(0 if steps % 2 else 0.0001)
+            run.cancel()
+            await asyncio.wait([run])
+            assert {*others()} <= before
+    await asyncio.sleep(LEASE)  # what it was just acquiring
+    await member.start()
+    await until(lambda: len(member.owned) == 2, 3)
+
+
+@virtual
 async def test_a_run_that_is_cancelled_while_the_store_is_away_ends_soon() -> None:
     """It does not wait for a store that may never come back."""
     fleet, notes = Fleet(4), Notes()
@@ -711,7 +747,7 @@ async def test_a_server_that_was_away_again_and_again_makes_nobody_a_suspect() -
 
 @virtual
 async def test_a_partition_whose_acquisition_was_not_answered_is_handled_without_waiting_for_its_lease() -> None:
-    """The answer was lost, so it is released, and taken again."""
+    """The answer was lost, so it is asked again with the same token, which it is ours with already."""
     fleet, notes = Fleet(1), Notes()
     member = fleet.member(notes.rules)
     member.wire.fail("acquire", "after")

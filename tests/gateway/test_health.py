@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from onwhen.engine.worker import WorkerStatus
+from onwhen.engine.status import WorkerStatus
 from onwhen.gateway.health import Watched, health_app, listen, serve, url_of
 
 WELL = WorkerStatus(

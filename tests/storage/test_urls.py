@@ -88,7 +88,10 @@ def test_one_in_redis() -> None:
         ("sqlite://[", "Invalid IPv6 URL"),
         ("redis://ann:secret@host?history=x", "store 'redis://ann:***@host?history=x': history=x must be a count"),
         ("redis://host?partitions=1&partitions=2", "partitions is given twice"),
-        ("redis://host?synchronous=FULL", "synchronous is no option; there are sentinel_username"),
+        (
+            "redis://host?synchronous=FULL",
+            "synchronous is no option; there are key_prefix, partitions, max_backlog, his",
+        ),
         ("redis://host?key_prefix=desk:p1", "key_prefix='desk:p1' must not end like the name of a partition"),
         ("redis://host?key_prefix=desk:p1.2", "key_prefix='desk:p1.2' must not end like the name of a partition"),
         ("redis+sentinel://host", "the name under which the Sentinels know the master is missing"),

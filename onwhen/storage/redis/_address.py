@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, unquote
 from onwhen.errors import SettingError
 from onwhen.storage._urls import without_password
 
-__all__ = ["SCHEMES", "Address", "Endpoint", "Kind"]
+__all__ = ["OPTIONS", "SCHEMES", "Address", "Endpoint", "Kind"]
 
 Endpoint: TypeAlias = tuple[str, int]
 """Host and port."""
@@ -200,6 +200,8 @@ _READ: Final[Mapping[str, tuple[Callable[[str], Any], str]]] = {
     "ssl_keyfile": (_file, "a file that is there"),
     "ssl_check_hostname": (_flag, "true or false"),
 }
+OPTIONS: Final = tuple(_READ)
+"""Names of what may stand behind the `?` of an address, about the connection."""
 
 
 def _options(url: str, query: str, kind: Kind, *, tls: bool) -> dict[str, Any]:

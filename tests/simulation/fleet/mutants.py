@@ -115,7 +115,7 @@ FLEET_MUTANTS: Final = (
     Mutant(
         "tokens are counted",
         _WORKER,
-        [("token, asked = uuid4().hex, self._loop.time()", "token, asked = str(self._round), self._loop.time()")],
+        [("self._asked.setdefault(number, uuid4().hex)", "self._asked.setdefault(number, str(self._round))")],
     ),
     Mutant(
         "a lease that was not renewed is trusted",
