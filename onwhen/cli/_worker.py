@@ -238,7 +238,7 @@ class _Run:
     def _tell_start(self, bus: EventBus, status: WorkerStatus) -> None:
         rules = sum(1 for _ in bus.rulebook.rules())
         parts = [
-            f"runs {rules:,} rules of {self._options.app}",
+            f"runs {rules:,} {'rule' if rules == 1 else 'rules'} of {self._options.app}",
             f"{status.partitions} partitions on {without_password(self._options.store or Settings().store)}",
         ]
         if self._listening is not None:

@@ -22,6 +22,7 @@ from onwhen.engine.endings import ends_the_loop
 __all__ = ["LATER", "Dispatcher"]
 
 _BURST: Final = 100  # pieces of work that are started before the event loop gets its turn (1 to 3 ms)
+_LONGEST: Final = 0.01  # seconds after which it gets it all the same: rules may take longer, and block it
 
 
 LATER: Final = object()
@@ -153,6 +154,7 @@ class Dispatcher(Generic[_W]):
         self._is_alone = False
         self._is_halted = False
         self._started = 0
+        self._since = 0.0
         self._starter = EagerStarter(loop)
         self._idle: list[asyncio.Future[None]] = []
 
@@ -160,12 +162,12 @@ class Dispatcher(Generic[_W]):
         """Do work now, if nothing of the subject is ahead of it and there is room; False if it was not done."""
         if subject in self._lanes or self._pumping or self._expected or self._active >= self._limit:
             return False  # also while something is on its way that stands earlier in the log
-        if self._started >= _BURST:
+        if self._is_its_turn():
             return False
         lane: _Lane[_W] = _Lane(subject, work)
         self._lanes[subject] = lane
         self._active += 1
-        self._started += 1
+        self._count_start()
         self._pumping = True
         try:
             self._starter.start(self._do(lane, work), work.context.copy())
@@ -351,11 +353,11 @@ class Dispatcher(Generic[_W]):
             return
         self._pumping = True
         while self._ready and self._active < self._limit:
-            self._started += 1
-            if self._started > _BURST:
+            if self._is_its_turn():
                 # Emits whose rules never suspend would keep timers, sockets and Ctrl-C waiting for ever.
                 self._loop.call_soon(self._pump_on)
                 return
+            self._count_start()
             if self._ordered is not None and (self._ahead or (self._expected and self._ordered.is_last())):
                 break  # what is on its way comes first, as it would if it were here already
             lane = self._ready.popleft()
@@ -365,6 +367,20 @@ class Dispatcher(Generic[_W]):
                 self._active += 1
                 self._starter.start(self._do(lane, work), work.context.copy())
         self._pumping = False
+
+    def _count_start(self) -> None:
+        if not self._started:
+            self._since = self._loop.time()
+            self._loop.call_soon(self._turned)
+        self._started += 1
+
+    def _turned(self) -> None:
+        """Note that the event loop has had its turn."""
+        self._started = 0
+
+    def _is_its_turn(self) -> bool:
+        """Tell whether the event loop should have its turn before more is started."""
+        return self._started >= _BURST or (self._started > 0 and self._loop.time() - self._since > _LONGEST)
 
     def _pump_on(self) -> None:
         self._started = 0

@@ -1,6 +1,7 @@
 """Lanes: order per subject, concurrency across subjects up to a limit, holds, fairness."""
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass, field
@@ -213,6 +214,28 @@ async def test_work_that_sets_off_work_does_not_nest() -> None:
     shop.submit("first", 0, link(5000))
     await shop.idle()
     assert len(shop.done) == 5001
+
+
+async def test_work_that_blocks_leaves_the_loop_its_turn_after_each_piece() -> None:
+    """Not after a hundred, which could be minutes in which no lease is renewed."""
+    shop, ticks = Shop(), []
+
+    async def blocks() -> None:
+        time.sleep(0.011)  # noqa: ASYNC251 - that is the point
+
+    async def tick() -> None:
+        while True:
+            ticks.append(len(shop.done))
+            await asyncio.sleep(0)
+
+    ticker = asyncio.create_task(tick())
+    await asyncio.sleep(0)
+    for number in range(10):
+        shop.dispatcher.submit(f"s{number}", Job(f"s{number}", number, blocks))
+    shop.dispatcher.pump()
+    await shop.idle()
+    ticker.cancel()
+    assert set(range(1, 10)) <= set(ticks)
 
 
 async def test_work_that_never_suspends_leaves_the_loop_its_turn() -> None:

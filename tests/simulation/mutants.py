@@ -119,14 +119,6 @@ MUTANTS: Final = (
         ],
     ),
     Mutant(
-        "a dead letter is replayed twice",
-        _MEMORY,
-        [
-            ("if commit.revived and any(id not in self._dead for id in commit.revived):", "if False:"),
-            ("            del self._dead[id]\n", "            self._dead.pop(id, None)\n"),
-        ],
-    ),
-    Mutant(
         "a session is stored twice",
         _MEMORY,
         [("return commit.id is not None and commit.id in self._seen", "return False")],
@@ -175,10 +167,8 @@ MUTANTS: Final = (
         "a state is kept whose version is not known",
         _HANDLING,
         [
-            (
-                "if result.answer is Answer.OK and sent.is_first_answer:",
-                "if result.answer is Answer.OK:",
-            )
+            ("if result.answer is Answer.OK and sent.is_first_answer:", "if result.answer is Answer.OK:"),
+            ("        if ran.refused is None:\n", "        if True:\n"),
         ],
     ),
     Mutant(
