@@ -90,6 +90,8 @@ class FleetChecker:
             self._see_answer(note)
         elif isinstance(note, Life):
             if note.what == "killed":
+                # An event that kills whoever handles it does so several times, and a lease has to run out each time.
+                self._prompt_from = max(self._prompt_from, note.time + _PROMPT)
                 self.known.killers.add(note.by)
                 owned = (ledger for ledger in self.ledgers if ledger.machine == note.process)
                 self.known.blamed |= {ledger.number for ledger in owned if not ledger.holds(note.by)}
@@ -127,7 +129,8 @@ class FleetChecker:
             self._under_way[step.partition, out.target, out.position] = step.time
         if isinstance(step.what, Delivery) and step.what.delivered.is_accepted:
             for out in step.what.messages:
-                since = self._under_way.pop((step.what.source, step.partition, out.position), step.time)
+                sent = self._under_way.pop((step.what.source, step.partition, out.position), step.time)
+                since = max(sent, self._prompt_from)
                 if step.time > since + _PROMPT:
                     raise Violation(f"{out.event!r} has taken {step.time - since:.1f} s from partition to partition")
         elif isinstance(step.what, Promotion):
