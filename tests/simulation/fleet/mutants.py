@@ -125,7 +125,10 @@ FLEET_MUTANTS: Final = (
     Mutant(
         "nothing is handed over",
         _WORKER,
-        [("        for tried in range(1, tries + 1):\n", "        for tried in ():\n")],
+        [
+            ("        for tried in range(1, tries + 1):\n", "        for tried in ():\n"),
+            ("        self._left[tenure.token] = tenure.partition\n", ""),
+        ],
     ),
     Mutant(
         "who owns too much keeps it",
