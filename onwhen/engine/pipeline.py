@@ -20,6 +20,7 @@ from onwhen.engine.dispatch import Dispatcher
 from onwhen.engine.events import Event
 from onwhen.engine.handling import Committed, Handling, Sent
 from onwhen.engine.intake import Intake
+from onwhen.engine.opening import Opening
 from onwhen.engine.outcomes import Outcome, Receipt
 from onwhen.engine.outside import OutsideCommits
 from onwhen.engine.parking import Parking
@@ -84,7 +85,7 @@ class Pipeline:
         self._outside = OutsideCommits(
             self._store, self._dispatcher, self._arrivals, self.ready, self._log_ahead, self.forget, self._goes_on
         )
-        self._opening: asyncio.Future[None] | None = None
+        self._opening = Opening(self._dispatcher, context, self._read, self._go_on, _nobody_is_told)
         self._closing = asyncio.Lock()
 
     # -- life
@@ -93,35 +94,21 @@ class Pipeline:
         """Wait until the store is open, and what it holds is taken up: pending events, retries, timers."""
         if self.is_open:
             return
-        opening = self._opening
-        if opening is None:
-            opening = self._opening = self.loop.create_future()
-            self._dispatcher.start(self._open(opening), self.context.copy())
-        await asyncio.shield(opening)
+        await asyncio.shield(self._opening.begin())
 
-    async def _open(self, opened: asyncio.Future[None]) -> None:
-        self._dispatcher.expect()
-        try:
-            try:
-                was_closed = await self._store.open(self._bus.clock)
-                # All of it is read before any of it is handled: if reading fails, it is read again another time.
-                held = await read_held(self._store, self._bus.clock)
-                if self._may_find_suspects and not was_closed:
-                    await self._suspects.find(held, self._bus.clock.now())
-            except BaseException as error:
-                self._opening = None
-                opened.set_exception(error)
-                opened.exception()  # perhaps nobody waits for it any more
-                if not isinstance(error, Exception):
-                    raise
-                return
-            self.is_open = True
-            opened.set_result(None)
-            self._go_on_with(held)
-            self._dispatcher.pump()
-            await self._schedule.begin()
-        finally:
-            self._dispatcher.expected()
+    async def _read(self) -> Sequence[Held]:
+        was_closed = await self._store.open(self._bus.clock)
+        # All of it is read before any of it is handled: if reading fails, it is read again another time.
+        held = await read_held(self._store, self._bus.clock)
+        if self._may_find_suspects and not was_closed:
+            await self._suspects.find(held, self._bus.clock.now())
+        return held
+
+    async def _go_on(self, held: Sequence[Held]) -> None:
+        self.is_open = True
+        self._go_on_with(held)
+        self._dispatcher.pump()
+        await self._schedule.begin()
 
     def _go_on_with(self, held: Sequence[Held]) -> None:
         """Take up what was left; what may have killed the process before anything else."""
@@ -398,3 +385,7 @@ class Pipeline:
     async def commit(self, commit: Commit) -> tuple[CommitResult, bool, list[Receipt]]:
         """Commit what does not come from a turn; see `OutsideCommits.commit`."""
         return await self._outside.commit(commit)
+
+
+def _nobody_is_told(error: BaseException) -> None:
+    """Who waits for the store to be open is told by that."""

@@ -17,6 +17,7 @@ from onwhen.engine.arrivals import Arrivals
 from onwhen.engine.awaiting import Awaiting
 from onwhen.engine.dispatch import Dispatcher
 from onwhen.engine.intake import Intake
+from onwhen.engine.opening import Opening
 from onwhen.engine.outcomes import Receipt
 from onwhen.engine.outside import OutsideCommits
 from onwhen.engine.parking import Parking
@@ -56,7 +57,7 @@ class Producer:
         self.parking = Parking(bus, self._dispatcher, a_few_times, context)
         self._pending = Awaiting(store.pending, self._start)
         self._retries = Awaiting(store.waiting, self._start)
-        self._intakes: list[Intake] = []
+        self._intakes: Sequence[Intake] = ()
         self._outside = OutsideCommits(
             store,
             self._dispatcher,
@@ -67,7 +68,7 @@ class Producer:
             a_few_times,
             others_handle=True,
         )
-        self._opening: asyncio.Future[None] | None = None
+        self._opening = Opening(self._dispatcher, context, self._read, self._go_on, self._failed)
         self._early: list[Work] = []  # what came before the store was open, and its partitions known
         self._closing = asyncio.Lock()
 
@@ -77,47 +78,34 @@ class Producer:
         """Wait until the store is open."""
         if self.is_open:
             return
-        opening = self._opening
-        if opening is None:
-            opening = self._opening = self.loop.create_future()
-            self._dispatcher.start(self._open(opening), self.context.copy())
-        await asyncio.shield(opening)
+        await asyncio.shield(self._opening.begin())
 
-    async def _open(self, opened: asyncio.Future[None]) -> None:
-        self._dispatcher.expect()
-        try:
-            try:
-                await self._store.open(self._bus.clock)
-            except BaseException as error:
-                self._opening = None
-                opened.set_exception(error)
-                opened.exception()  # perhaps nobody waits for it any more
-                early, self._early = self._early, []
-                for work in early:
-                    work.fail(error)
-                if not isinstance(error, Exception):
-                    raise
-                return
-            # One after the other per partition, so each has its own line; what they accept needs no order among them.
-            self._intakes = [
-                Intake(
-                    n,
-                    self._store,
-                    Arrivals(self._accepted),
-                    self.ready,
-                    _nothing_ahead,
-                    a_few_times,
-                    others_handle=True,
-                )
-                for n in range(self._store.partitions)
-            ]
-            self.is_open = True
-            opened.set_result(None)
-            early, self._early = self._early, []
-            for work in early:
-                self._take_in(work)
-        finally:
-            self._dispatcher.expected()
+    async def _read(self) -> Sequence[Intake]:
+        await self._store.open(self._bus.clock)
+        # One after the other per partition, so each has its own line; what they accept needs no order among them.
+        return [
+            Intake(
+                n,
+                self._store,
+                Arrivals(self._accepted),
+                self.ready,
+                _nothing_ahead,
+                a_few_times,
+                others_handle=True,
+            )
+            for n in range(self._store.partitions)
+        ]
+
+    async def _go_on(self, intakes: Sequence[Intake]) -> None:
+        self._intakes, self.is_open = intakes, True
+        early, self._early = self._early, []
+        for work in early:
+            self._take_in(work)
+
+    def _failed(self, error: BaseException) -> None:
+        early, self._early = self._early, []
+        for work in early:
+            work.fail(error)
 
     async def idle(self) -> None:
         """Wait until all that was emitted here is accepted; whether it is handled, each receipt knows."""
@@ -169,9 +157,7 @@ class Producer:
             self._take_in(work)
             return
         self._early.append(work)
-        if self._opening is None:
-            self._opening = self.loop.create_future()
-            self._dispatcher.start(self._open(self._opening), self.context.copy())
+        self._opening.begin()
 
     def _take_in(self, work: Work) -> None:
         intake = self._intakes[partition_of(work.event.subject, self._store.partitions)]
