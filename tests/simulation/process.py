@@ -10,11 +10,12 @@ from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final
 
-from onwhen import EventBus, Limits, Receipt
+from onwhen import EventBus, Limits
 from onwhen.engine.events import Event
 from onwhen.engine.store import Retry
-from onwhen.errors import BusClosed, StoreConflict, StoreError, UnknownDeadLetter
-from tests.simulation.history import Life, Returned, Sent
+from onwhen.errors import BusClosed, StoreError
+from tests.simulation.asking import Asking
+from tests.simulation.history import Life, Sent
 from tests.simulation.loop import SimClock, SimLoop
 from tests.simulation.plan import Action
 from tests.simulation.rules import HERE, TURN_TIMEOUT, rules
@@ -30,7 +31,7 @@ _PATIENCE: Final = 400.0  # seconds until all has to be at rest, once nothing go
 _AGAIN: Final = 0.5  # seconds until somebody asks again who was told of an error
 
 
-class Process:
+class Process(Asking):
     """A process, from its start until it has done all, is closed or is killed.
 
     Args:
@@ -73,7 +74,7 @@ class Process:
 
     def _begin(self) -> None:
         plan = self.world.plan
-        self._bus = EventBus(
+        self.bus = EventBus(
             *rules(),
             store=SimStore(self.world.core, self),
             clock=SimClock(self.loop),
@@ -110,7 +111,7 @@ class Process:
     # -- what happens in it
 
     async def _run(self) -> None:
-        await self._insist(self._bus.start)
+        await self._insist(self.bus.start)
         begun = [self._begin_action(action) for action in self.world.open_actions()]
         await asyncio.gather(*begun)
         if self._is_closed or self.world.open_actions():
@@ -124,7 +125,7 @@ class Process:
 
     async def _close(self) -> None:
         self.world.note(Life(self.world.time, "closing", self.number))
-        await self._insist(self._bus.close)
+        await self._insist(self.bus.close)
         self.world.note(Life(self.world.time, "closed", self.number))
 
     def _begin_action(self, action: Action) -> asyncio.Task[None]:
@@ -164,7 +165,7 @@ class Process:
         while True:
             self._call(action)
             try:
-                receipt = await self._bus.emit(action.event)
+                receipt = await self.bus.emit(action.event)
             except StoreError as error:
                 self._returned("emit", action.tag, type(error).__name__)
                 await asyncio.sleep(_AGAIN)
@@ -179,7 +180,7 @@ class Process:
         while True:
             self._call(action)
             try:
-                receipt = await self._bus.append(action.event)
+                receipt = await self.bus.append(action.event)
             except StoreError as error:
                 self._returned("append", action.tag, type(error).__name__)
                 await asyncio.sleep(_AGAIN)
@@ -189,92 +190,9 @@ class Process:
                 self._returned("append", action.tag, receipt.status)
                 return True
 
-    async def _session(self, action: Action) -> bool:
-        """Add to a subject; who is told of an error does not know, and asks no more."""
-        if self._call(action) > 1:
-            return True  # the process was killed: nobody knows
-        try:
-            async with self._bus.subject(action.subject) as subject:
-                subject.set("n", lambda n: (n or 0) + action.amount)
-                subject.set("note", f"{action.tag}+{action.amount}")
-        except (StoreError, StoreConflict) as error:
-            self._returned("session", action.tag, type(error).__name__)
-        except BusClosed:
-            return False
-        else:
-            self._returned("session", action.tag, "stored")
-        return True
-
-    async def _foreign(self, action: Action) -> bool:
-        """Write to a subject past all engines."""
-        self.world.write_past(action)
-        return True
-
     async def _leave(self, action: Action) -> bool:
         self._is_closed = True
         return True
-
-    async def _replay(self, action: Action) -> bool:
-        """Replay the oldest dead letters, each twice at once, as two operators do who do not know of each other."""
-        self._call(action)
-        try:
-            letters = [letter.id async for letter in self._bus.dead_letters()]
-            replays = [self._bus.replay(letter) for letter in letters[:2] for _ in range(2)]
-            for told in await asyncio.gather(*replays, return_exceptions=True):
-                status = told.status if isinstance(told, Receipt) else type(told).__name__
-                self._returned("replay", action.tag, status)
-        except StoreError as error:
-            self._returned("replay", action.tag, type(error).__name__)
-        except BusClosed:
-            return False
-        return True
-
-    async def _discard(self, action: Action) -> bool:
-        self._call(action)
-        try:
-            async for letter in self._bus.dead_letters():
-                await self._bus.discard(letter.id)
-                self._returned("discard", letter.id, "gone")
-                break
-        except (StoreError, UnknownDeadLetter) as error:
-            self._returned("discard", action.tag, type(error).__name__)
-        except BusClosed:
-            return False
-        return True
-
-    async def _resume(self, action: Action) -> bool:
-        """Resume what is parked, twice at once, as two operators do who do not know of each other."""
-        self._call(action)
-        try:
-            parked = {retry.subject: None async for retry in self._bus.parked()}
-            for name in parked:
-                await asyncio.gather(self._bus.resume(name), self._bus.resume(name))
-                self._returned("resume", name, "resumed")
-        except StoreError as error:
-            self._returned("resume", action.tag, type(error).__name__)
-        except BusClosed:
-            return False
-        return True
-
-    async def _skip(self, action: Action) -> bool:
-        self._call(action)
-        try:
-            parked = {retry.subject: None async for retry in self._bus.parked()}
-            for name in parked:
-                await self._bus.skip(name)
-                self._returned("skip", name, "skipped")
-        except StoreError as error:
-            self._returned("skip", action.tag, type(error).__name__)
-        except BusClosed:
-            return False
-        return True
-
-    def _call(self, action: Action) -> int:
-        return self.world.calls(action.what, action.tag, self.number)
-
-    def _returned(self, what: str, tag: str, status: str) -> None:
-        if self.is_alive:
-            self.world.note(Returned(self.world.time, what, tag, status))
 
     # -- the end
 
@@ -282,7 +200,7 @@ class Process:
         """See to it that nothing waits any more: replay what is dead, resume what is parked, wait for the rest."""
         until, world = self.loop.time() + _PATIENCE, self.world
         while self.loop.time() < until:
-            await self._bus.idle()
+            await self.bus.idle()
             store = self.world.core.store
             retries: list[Retry] = [r for n in range(store.partitions) for r in inline(_listed(store.retries(n)))]
             stats = inline(store.stats())
@@ -294,13 +212,13 @@ class Process:
             if letters:
                 for letter in letters:
                     world.replayed.add(letter.id)
-                    await self._bus.replay(letter.id)
+                    await self.bus.replay(letter.id)
                 continue
             if not retries:
                 return
             for name in sorted(parked):
                 world.resumed[name] += 1
-                await (self._bus.resume(name) if world.resumed[name] < 3 else self._bus.skip(name))
+                await (self.bus.resume(name) if world.resumed[name] < 3 else self.bus.skip(name))
 
 
 async def _listed(items: Any) -> list[Any]:
