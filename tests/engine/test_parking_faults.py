@@ -360,29 +360,35 @@ async def test_nothing_parked_is_looked_for_once() -> None:
         assert store.lists == lists + 2
 
 
+class Answering(Flaky):
+    """A store that gives one answer to all commits, as long as one is set, and is not asked without end."""
+
+    def __init__(self, store: Store, *, most: int) -> None:
+        super().__init__(store)
+        self.answer: Answer | None = None
+        self.asked = 0
+        self._most = most
+
+    async def commit(self, commit: Commit) -> CommitResult:
+        if self.answer is not None:
+            self.asked += 1
+            assert self.asked < self._most
+            return CommitResult(self.answer)
+        return await super().commit(commit)
+
+
 @pytest.mark.parametrize("verb", ["resume", "skip"])
 async def test_a_subject_that_others_write_all_the_time(verb: str) -> None:
     """Whoever asks for it has an error in the end, and all is left parked."""
 
-    class Busy(Flaky):
-        is_busy = False
-        conflicts = 0
-
-        async def commit(self, commit: Commit) -> CommitResult:
-            if self.is_busy:
-                self.conflicts += 1
-                assert self.conflicts < 1000
-                return CommitResult(Answer.CONFLICT)
-            return await super().commit(commit)
-
-    store = Busy(create_memory_storage())
+    store = Answering(create_memory_storage(), most=1000)
     desk = Desk(store)
     async with asyncio.timeout(5), desk.bus:
         await desk.bus.emit("go.one", "a")
-        store.is_busy = True
+        store.answer = Answer.CONFLICT
         with pytest.raises(StoreConflict, match="try again later"):
             await getattr(desk.bus, verb)("a")
-        store.is_busy = False
+        store.answer = None
         assert len(await desk.parked()) == 1
         desk.broken.clear()
         await desk.bus.resume("a")
@@ -393,24 +399,13 @@ async def test_a_subject_that_others_write_all_the_time(verb: str) -> None:
 async def test_a_subject_of_another_process(verb: str) -> None:
     """The error says so at once."""
 
-    class Fenced(Flaky):
-        is_fenced = False
-        asked = 0
-
-        async def commit(self, commit: Commit) -> CommitResult:
-            if self.is_fenced:
-                self.asked += 1
-                assert self.asked < 10
-                return CommitResult(Answer.FENCED)
-            return await super().commit(commit)
-
-    store = Fenced(create_memory_storage())
+    store = Answering(create_memory_storage(), most=10)
     desk = Desk(store)
     async with asyncio.timeout(5), desk.bus:
         await desk.bus.emit("go.one", "a")
-        store.is_fenced = True
+        store.answer = Answer.FENCED
         with pytest.raises(StoreConflict, match="another process"):
             await getattr(desk.bus, verb)("a")
         assert store.asked == 1
-        store.is_fenced = False
+        store.answer = None
         assert len(await desk.parked()) == 1

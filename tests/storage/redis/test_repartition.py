@@ -417,39 +417,21 @@ async def test_nobody_opens_what_is_on_its_way(redis_server: RedisServer, key_pr
             pass
 
 
-async def test_of_two_at_a_time_one_counts(redis_server: RedisServer, key_prefix: str) -> None:
-    """The one that began later; the other is told, and leaves nothing behind, whatever it has copied meanwhile."""
+@pytest.mark.parametrize("step", ["begin", "switch"])
+async def test_of_two_at_a_time_one_counts(redis_server: RedisServer, key_prefix: str, step: str) -> None:
+    """The one that is done; the other is told, wherever it is, and leaves nothing behind of what it has copied."""
     async with opened(redis_server.url, key_prefix, 4) as store:
         await fill(store)
         held = await contents(store)
 
     class Slow(Connection):
         async def run(self, script: Any, keys: Any, args: Any = (), **more: Any) -> Any:
-            if script.name == "move" and args[1] == "switch":
+            if script.name == "move" and args[1] == step:
                 async with mover(redis_server.url, key_prefix) as other:
                     await other.run(6)
             return await super().run(script, keys, args, **more)
 
     async with mover(redis_server.url, key_prefix, Slow) as moving:
-        with pytest.raises(StoreError, match="somebody else"):
-            await moving.run(8)
-    await see_that_it_is_all(redis_server, key_prefix, 6, held)
-
-
-async def test_who_comes_while_another_begins_is_told(redis_server: RedisServer, key_prefix: str) -> None:
-    """What he has looked at is not there any more."""
-    async with opened(redis_server.url, key_prefix, 4) as store:
-        await fill(store)
-        held = await contents(store)
-
-    class Late(Connection):
-        async def run(self, script: Any, keys: Any, args: Any = (), **more: Any) -> Any:
-            if script.name == "move" and args[1] == "begin":
-                async with mover(redis_server.url, key_prefix) as other:
-                    await other.run(6)
-            return await super().run(script, keys, args, **more)
-
-    async with mover(redis_server.url, key_prefix, Late) as moving:
         with pytest.raises(StoreError, match="somebody else"):
             await moving.run(8)
     await see_that_it_is_all(redis_server, key_prefix, 6, held)
