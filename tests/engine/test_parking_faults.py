@@ -380,7 +380,6 @@ class Answering(Flaky):
 @pytest.mark.parametrize("verb", ["resume", "skip"])
 async def test_a_subject_that_others_write_all_the_time(verb: str) -> None:
     """Whoever asks for it has an error in the end, and all is left parked."""
-
     store = Answering(create_memory_storage(), most=1000)
     desk = Desk(store)
     async with asyncio.timeout(5), desk.bus:
@@ -398,7 +397,6 @@ async def test_a_subject_that_others_write_all_the_time(verb: str) -> None:
 @pytest.mark.parametrize("verb", ["resume", "skip"])
 async def test_a_subject_of_another_process(verb: str) -> None:
     """The error says so at once."""
-
     store = Answering(create_memory_storage(), most=10)
     desk = Desk(store)
     async with asyncio.timeout(5), desk.bus:
