@@ -6,13 +6,16 @@ in here knows of the engine: an error carries plain values only.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 __all__ = [
     "AppNotFound",
+    "BulkheadFull",
     "BusClosed",
     "BusInUse",
     "CascadeLimit",
+    "CircuitOpen",
     "ContainerError",
     "DuplicateRule",
     "EventError",
@@ -22,9 +25,11 @@ __all__ = [
     "MigrationError",
     "OnwhenError",
     "PoisonEvent",
+    "Postponed",
     "PropertyError",
     "PropertyTypeError",
     "PropertyValueError",
+    "RateLimited",
     "RuleDefinitionError",
     "RuleError",
     "RuleFailed",
@@ -106,6 +111,35 @@ class RuleTimeout(RuleError, TimeoutError):
         super().__init__(f"{what} did not return within {seconds:g} s; raise its timeout, or make it give up sooner")
         self.what = what
         self.seconds = seconds
+
+
+class Postponed(RuleError):
+    """Not now: the rule that raises this, or that a middleware does not let run, is run again after `delay`.
+
+    What it did until then is undone. That does not use up an attempt of its retry policy, however often it happens; by
+    the policy's `in_order`, later events of the subject wait for it or go on.
+
+    Attributes:
+        delay: not before this has passed, plus the jitter of the rule's retry policy.
+    """
+
+    def __init__(self, message: str, *, delay: timedelta) -> None:
+        if not isinstance(delay, timedelta) or delay < timedelta(0):
+            raise RuleDefinitionError(f"{type(self).__name__}: delay={delay!r} must be a timedelta of at least 0")
+        super().__init__(message)
+        self.delay = delay
+
+
+class CircuitOpen(Postponed):
+    """A circuit breaker lets nothing through, because what it protects has failed too often."""
+
+
+class RateLimited(Postponed):
+    """A rate limit is used up for now."""
+
+
+class BulkheadFull(Postponed):
+    """As many runs as may be are under way already."""
 
 
 class SubjectDefinitionError(OnwhenError, TypeError):

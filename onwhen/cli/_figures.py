@@ -44,13 +44,15 @@ class RuleFigures:
         skipped: a condition did not hold.
         stopped: a middleware did not go on.
         failed: runs that raised.
-        retries: how many of all these runs were repeats after a failure.
+        postponed: runs that were put off.
+        retries: how many of all these runs were repeats, after a failure or when they had been put off.
     """
 
     fired: int = 0
     skipped: int = 0
     stopped: int = 0
     failed: int = 0
+    postponed: int = 0
     retries: int = 0
 
 

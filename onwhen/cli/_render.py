@@ -100,17 +100,20 @@ def _types(report: ReplayReport) -> Table:
 
 
 def _rules(report: ReplayReport) -> Table:
-    table = _table("Rules", "rule", "fired", "skipped", "stopped", "failed", "retries")
+    columns = ["fired", "skipped", "stopped", "failed", "retries"]
+    if any(figures.postponed for figures in report.rules.values()):  # few apps put rules off
+        columns.insert(3, "postponed")
+    table = _table("Rules", "rule", *columns)
     rows = sorted(report.rules.items(), key=lambda item: (-item[1].failed, -item[1].fired, item[0]))
     for name, figures in rows[:_ROWS]:
-        table.add_row(Text(clean(name or "(whole event)")), *_rule(figures))
+        table.add_row(Text(clean(name or "(whole event)")), *(_rule(figures, column) for column in columns))
     _add_more(table, len(rows), "rules")
     return table
 
 
-def _rule(figures: RuleFigures) -> tuple[RenderableType, ...]:
-    failed = Text(_number(figures.failed), style="red" if figures.failed else "")
-    return _number(figures.fired), _number(figures.skipped), _number(figures.stopped), failed, _number(figures.retries)
+def _rule(figures: RuleFigures, column: str) -> RenderableType:
+    number = getattr(figures, column)
+    return Text(_number(number), style="red" if column == "failed" and number else "")
 
 
 def _dead(report: ReplayReport) -> Table:

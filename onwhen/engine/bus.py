@@ -94,8 +94,11 @@ class EventBus:
         self.rulebook.exclude(*rule_sets)
         self.forget()
 
-    def use(self, middleware: Middleware, *, scope: Scope = "rule") -> None:
-        """Wrap a middleware around every rule, or around every event (scope="event"); the first one is outermost."""
+    def use(self, middleware: Middleware, *, scope: Scope | None = None) -> None:
+        """Wrap a middleware around every rule, or around every event (scope="event"); the first one is outermost.
+
+        Without a scope it goes where it says itself that it belongs, or else around rules.
+        """
         self.rulebook.use(middleware, scope)
 
     def handlers(self) -> Handlers:
@@ -221,6 +224,8 @@ class EventBus:
             event.detach()  # it has an id from now on: emitted again, it is the same one
         else:
             name: Any = subject.name if isinstance(subject, Subject) else subject
+            if self.rulebook.around("event"):
+                extensions = self.rulebook.stamped(extensions)
             event = Event(event, name, data, id=id, source=self.source, time=time, extensions=extensions)
         if event.data is not None:
             event.check_size(self.limits.max_event_bytes)

@@ -16,17 +16,23 @@ from typing_extensions import TypeVar
 from onwhen.engine import values
 from onwhen.engine.bag import is_immutable
 from onwhen.engine.events import Event
+from onwhen.engine.partitions import partition_of
 from onwhen.engine.store import key_of
 from onwhen.engine.subjects import Subject
+from onwhen.errors import SubjectStateError
 
 if TYPE_CHECKING:
+    from onwhen.engine.bus import EventBus
     from onwhen.engine.effects import Effects
     from onwhen.engine.occurrences import Occurrence
     from onwhen.engine.rules import Rule
 
-__all__ = ["Context", "Done"]
+__all__ = ["DEFERRED", "Context", "Done"]
 
 S = TypeVar("S", bound=Subject, default=Subject)
+
+DEFERRED: Final = "onwhenrule"
+"""Extension attribute of an event that is for one rule only, and its id: what `Context.defer` sends."""
 
 _NOTHING: Final = values.FrozenDict()
 
@@ -66,6 +72,7 @@ class Context(msgspec.Struct, Generic[S], eq=False):
     around: Context[Any] | None = None
     _index: int = 0
     _metadata: dict[str, Any] | None = None
+    _stamps: dict[str, str] | None = None
     _stopped_by: str = ""
     _error: BaseException | None = None
     _is_over: bool = False
@@ -123,6 +130,21 @@ class Context(msgspec.Struct, Generic[S], eq=False):
     def now(self) -> datetime:
         """The moment at which the turn began, aware UTC; the same for all rules of the turn."""
         return self._effects.now
+
+    @property
+    def deferred(self) -> bool:
+        """Whether this is the run that an earlier one has put off with `defer`."""
+        return self.rule is not None and self.event.extensions.get(DEFERRED) == self.rule.id
+
+    @property
+    def bus(self) -> EventBus:
+        """The bus whose turn this is: for its clock, and its store."""
+        return self._effects.bus
+
+    @property
+    def partition(self) -> int:
+        """Number of the partition that the subject is in."""
+        return partition_of(self.subject.name, self._effects.bus.store.partitions)
 
     @property
     def idempotency_key(self) -> str:
@@ -192,6 +214,28 @@ class Context(msgspec.Struct, Generic[S], eq=False):
                 raise ValueError(f"emit: at={at.isoformat()} has no time zone; give an aware datetime")
         return at
 
+    def defer(self, *, key: str, delay: timedelta | None = None, at: datetime | None = None) -> Done:
+        """Run this rule on this event later, and no other rule: `deferred` is true then. For middleware, mostly.
+
+        What comes is a timer of the subject with an event of the same type and data, so conditions are tested again.
+
+        Args:
+            key: name of the timer; setting one of the same name replaces it, `cancel` takes it back.
+            delay: this long after the turn began.
+            at: at this moment (aware).
+
+        Raises:
+            TypeError: `delay` is not a timedelta, `at` not a datetime, or `key` not a str.
+            ValueError: not one of `delay` and `at` was given, or `at` without a time zone.
+            SubjectStateError: the run has ended, or there is no rule: this is a middleware around the whole event.
+        """
+        due = self._due(delay, at)
+        if due is None:
+            raise ValueError("defer: give delay= or at=, to say when")
+        if self.rule is None:
+            raise SubjectStateError("defer: there is no rule to be deferred in a middleware around the whole event")
+        return Done(self._effects.defer(self, self.rule.id, due, _timer_key("defer", key)))
+
     def cancel(self, key: str) -> Done:
         """Cancel a timer of this subject; one that is not set, or has fired, is no error.
 
@@ -204,7 +248,7 @@ class Context(msgspec.Struct, Generic[S], eq=False):
 
     async def read(self, subject: str) -> Subject:
         """Return a read-only snapshot of another subject, as it was last committed."""
-        return await self._effects.read(subject)
+        return await self._effects.bus.read(subject)
 
     # -- between middlewares
 
@@ -219,6 +263,13 @@ class Context(msgspec.Struct, Generic[S], eq=False):
         if self._metadata is None:
             self._metadata = {}
         self._metadata[key] = value
+
+    def stamp(self, **attributes: str) -> None:
+        """Give CloudEvents extension attributes to all that this run emits from now on. For middleware.
+
+        Around the whole event they are given to what its rules emit, but for rules that have been given others.
+        """
+        self._stamps = {**(self._stamps or {}), **attributes}
 
     def __repr__(self) -> str:
         return f"<Context {self.event_type} to {self.subject.name}, rule {self.rule}>"

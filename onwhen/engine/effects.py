@@ -6,21 +6,22 @@ order they run, or what a failure leads to.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from onwhen.engine import cascades
+from onwhen.engine.context import DEFERRED
 from onwhen.engine.events import Event
-from onwhen.engine.limits import Limits
 from onwhen.engine.state import Change, State
 from onwhen.engine.store import Timer
 from onwhen.engine.subjects import Subject
 from onwhen.errors import SubjectStateError
 
 if TYPE_CHECKING:
+    from onwhen.engine.bus import EventBus
     from onwhen.engine.context import Context
 
 __all__ = ["NOTHING_LEFT", "Cancelled", "Effects", "Left", "Refused"]
@@ -66,10 +67,8 @@ class Effects(msgspec.Struct, eq=False):
     Attributes:
         subject: the subject of the turn.
         state: what it holds.
-        limits: what the engine allows.
+        bus: whose turn it is.
         now: the moment at which the turn began, aware UTC.
-        read: loads a read-only snapshot of another subject.
-        source: CloudEvents source of what is emitted.
         around: what stands in for a rule's id where the middleware around the whole event does something; another
             one in a turn that repeats a rule, so that no two turns on one event derive the same event ids.
         is_over: the turn has ended; nothing can be asked for any more.
@@ -78,10 +77,8 @@ class Effects(msgspec.Struct, eq=False):
 
     subject: Subject
     state: State
-    limits: Limits
+    bus: EventBus
     now: datetime
-    read: Callable[[str], Awaitable[Subject]]
-    source: str
     around: str = "middleware"
     is_over: bool = False
     within: Context[Any] | None = None
@@ -100,7 +97,10 @@ class Effects(msgspec.Struct, eq=False):
     ) -> Event:
         """Record a message, or a timer that is `due` some time."""
         self._check_open("emit", ctx)
-        own, limit = self.state.name, self.limits.max_depth
+        own, limit = self.state.name, self.bus.limits.max_depth
+        stamps = ctx._stamps if ctx._stamps is not None or ctx.around is None else ctx.around._stamps
+        if stamps is not None:
+            extensions = {**stamps, **(extensions or {})}
         target = own if subject is None else subject if isinstance(subject, str) else subject.name
         cause, rule = ctx.event, ctx.rule.id if ctx.rule is not None else self.around
         index, ctx._index = ctx._index, ctx._index + 1
@@ -116,14 +116,14 @@ class Effects(msgspec.Struct, eq=False):
             event_type,
             target,
             data,
-            source=self.source,
+            source=self.bus.source,
             time=due or self.now,
             extensions=extensions,
             datacontenttype=datacontenttype,
             dataschema=dataschema,
             depth=0 if starts_anew else None,
         )
-        event.check_size(self.limits.max_event_bytes)
+        event.check_size(self.bus.limits.max_event_bytes)
         if event.depth > limit:
             self.state.log.append(Refused(event))
         elif due is None:
@@ -131,6 +131,30 @@ class Effects(msgspec.Struct, eq=False):
         else:
             event.detach()
             self.state.log.append(Timer(subject=own, key=event.id if key is None else key, due=due, event=event))
+        return event
+
+    def defer(self, ctx: Context[Any], rule: str, due: datetime, key: str) -> Event:
+        """Record a timer that runs a rule again, on the event that it is run on now."""
+        self._check_open("defer", ctx)
+        cause = ctx.event
+        index, ctx._index = ctx._index, ctx._index + 1
+        event = Event.caused_by(
+            cause,
+            rule,
+            ctx.attempt,
+            index,
+            cause.type,
+            self.state.name,
+            cause.data,
+            source=cause.source,
+            time=cause.time,
+            extensions={**cause.extensions, DEFERRED: rule},
+            datacontenttype=cause.datacontenttype,
+            dataschema=cause.dataschema,
+            depth=cause.depth,
+        )
+        event.detach()
+        self.state.log.append(Timer(subject=self.state.name, key=key, due=due, event=event))
         return event
 
     def cancel(self, ctx: Context[Any], key: str) -> None:

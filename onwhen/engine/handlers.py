@@ -47,7 +47,7 @@ def handlers_of(bus: EventBus) -> Handlers:
 
         return register
 
-    def middleware(function: Any = None, *, scope: Scope = "rule") -> Any:
+    def middleware(function: Any = None, *, scope: Scope | None = None) -> Any:
         if function is None:
             return lambda decorated: middleware(decorated, scope=scope)
         bus.use(function, scope=scope)

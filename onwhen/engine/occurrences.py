@@ -128,7 +128,7 @@ class Occurrence(msgspec.Struct, eq=False):
                 self.type,
                 effects.subject.name,
                 change_data(effects.subject, self.change),
-                source=effects.source,
+                source=effects.bus.source,
                 time=effects.now,
                 extensions=parent.extensions or None,
                 depth=parent.depth,  # it is handled in its parent's turn, so the chain of messages is no longer

@@ -22,7 +22,7 @@ from onwhen.errors import CascadeLimit, RuleFailed
 
 __all__ = ["Outcome", "Receipt", "ReceiptStatus", "RuleRun", "RunStatus", "failure_of"]
 
-RunStatus: TypeAlias = Literal["fired", "skipped", "failed", "stopped"]
+RunStatus: TypeAlias = Literal["fired", "skipped", "failed", "stopped", "postponed"]
 ReceiptStatus: TypeAlias = Literal["accepted", "handled", "duplicate", "waiting", "recorded"]
 
 _FRAMES: Final = 12  # kept of a traceback, the innermost ones
@@ -39,7 +39,8 @@ class RuleRun(msgspec.Struct, kw_only=True):
         cause: id of the rule whose change led to the property event, "middleware" for one around the whole event
             (with `@` and the rule, in a turn that repeats one); "" for the event itself.
         status: "fired", it ran; "skipped", a condition did not hold; "stopped", a middleware did not go on;
-            "failed", it raised and what it did was undone.
+            "failed", it raised and what it did was undone; "postponed", it, or a middleware, put it off (see
+            `Postponed`), and what it did was undone.
         condition: what did not hold, for a rule that was skipped; None if no trigger fitted the values.
         stopped_by: name of the middleware that did not go on.
         error: what was raised.
@@ -50,7 +51,7 @@ class RuleRun(msgspec.Struct, kw_only=True):
         refused: why messages of its were not sent, but left as dead letters: their chain is too long.
         cancelled: keys of the timers it cancelled.
         attempt: 1 for the first run on this event.
-        retry_at: when it will be run again, for one that failed and will be.
+        retry_at: when it will be run again, for one that failed or was put off and will be.
         parked: it failed for good, and its subject waits until somebody resumes it.
     """
 
@@ -204,7 +205,7 @@ class Receipt(msgspec.Struct, eq=False):
         told = f"<Receipt {self.event.type} to {self.event.subject}: {self.status}"
         if self._outcome is None and self.status != "duplicate":
             return told + ">"  # not handled yet, or by a worker
-        counts = dict.fromkeys(("fired", "skipped", "stopped", "failed"), 0)
+        counts = dict.fromkeys(("fired", "skipped", "stopped", "postponed", "failed"), 0)
         for run in self.runs:
             counts[run.status] += 1
         shown = ", ".join(f"{number} {status}" for status, number in counts.items() if number) or "no rule matched"

@@ -115,8 +115,17 @@ class RetryPolicy:
         """
         if attempt >= self.attempts or not self._retries(error):
             return Park() if self.on_exhausted == "park" else GiveUp()
-        chance = zlib.crc32(f"{seed}/{attempt}".encode()) / 0xFFFFFFFF
-        return RetryAfter(self._wait(attempt) * (1 + self.jitter * chance))
+        return RetryAfter(self._wait(attempt) * (1 + self.jitter * _chance(seed, attempt)))
+
+    def postpone(self, delay: timedelta, *, attempt: int, seed: str) -> RetryAfter:
+        """Say when to run what was put off; by no policy does that count as an attempt.
+
+        Args:
+            delay: how long it has to wait at least.
+            attempt: the attempt that was put off (1 is the first).
+            seed: see `decide`.
+        """
+        return RetryAfter(min(delay, _LONGEST) * (1 + self.jitter * _chance(seed, attempt)))
 
     def _wait(self, attempt: int) -> timedelta:
         """Return the wait without jitter; it leaves room for that, so that the longest waits are spread as well."""
@@ -134,3 +143,8 @@ class RetryPolicy:
         except Exception as broken:
             error.add_note(f"it was not retried, because retry_on raised {broken!r}")
             return False
+
+
+def _chance(seed: str, attempt: int) -> float:
+    """Return a number from 0 to 1 that looks like chance, and is the same each time."""
+    return zlib.crc32(f"{seed}/{attempt}".encode()) / 0xFFFFFFFF

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -90,13 +90,19 @@ class Rulebook:
                 del self._sets[gone.name]
         self.invalidate()
 
-    def use(self, middleware: Middleware, scope: Scope = "rule") -> None:
-        """Wrap a middleware around every rule, or around every event; those used first are outermost."""
-        if scope not in self._around:
-            raise RuleDefinitionError(f"scope={scope!r} must be 'rule' or 'event'")
+    def use(self, middleware: Middleware, scope: Scope | None = None) -> None:
+        """Wrap a middleware around every rule, or around every event; those used first are outermost.
+
+        Args:
+            middleware: what to wrap.
+            scope: around what; None for what it says itself with an attribute `scopes`, or else around rules.
+        """
         check(middleware)
-        if middleware not in self._around[scope]:
-            self._around[scope] += (middleware,)
+        for one in getattr(middleware, "scopes", ("rule",)) if scope is None else (scope,):
+            if one not in self._around:
+                raise RuleDefinitionError(f"scope={one!r} must be 'rule' or 'event'")
+            if middleware not in self._around[one]:
+                self._around[one] += (middleware,)
         self.invalidate()
 
     def drop(self, middleware: Middleware) -> None:
@@ -115,6 +121,16 @@ class Rulebook:
         """The typed subject classes, longest prefix first."""
         self._build()
         return tuple(self._types)
+
+    def stamped(self, extensions: Mapping[str, str | int | bool] | None) -> Mapping[str, str | int | bool] | None:
+        """Return the extension attributes of an event that is emitted from outside of turns.
+
+        Middleware around events that has a method `stamp() -> Mapping[str, str]` adds to those that were given.
+        """
+        for middleware in self._around["event"]:
+            if (stamp := getattr(middleware, "stamp", None)) is not None:
+                extensions = {**stamp(), **(extensions or {})}
+        return extensions
 
     def around(self, scope: Scope) -> tuple[Middleware, ...]:
         """Return the middleware of a scope, outermost first."""

@@ -107,8 +107,16 @@ class StoreSession:
 
     def _events(self, cls: type[Subject], state: State) -> list[Event]:
         subject, now, source = cls._of(state), self._bus.clock.now(), self._bus.source
+        stamps = self._bus.rulebook.stamped(None)
         events = [
-            Event(event_type_of(change), state.name, change_data(subject, change), time=now, source=source)
+            Event(
+                event_type_of(change),
+                state.name,
+                change_data(subject, change),
+                time=now,
+                source=source,
+                extensions=stamps,
+            )
             for change in state.changes
             if not change.muted
         ]

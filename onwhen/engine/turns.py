@@ -8,32 +8,41 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from inspect import isawaitable
 from types import CoroutineType
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
 from onwhen.engine import cascades
 from onwhen.engine.chain import Call, Middleware, compose
-from onwhen.engine.clock import Clock
-from onwhen.engine.context import Context
+from onwhen.engine.context import DEFERRED, Context
 from onwhen.engine.effects import NOTHING_LEFT, Cancelled, Effects, Refused
 from onwhen.engine.endings import ends_the_turn, timed
-from onwhen.engine.events import DEFAULT_SOURCE, Event
-from onwhen.engine.limits import Limits
+from onwhen.engine.events import Event
 from onwhen.engine.occurrences import Occurrence, event_type_of
 from onwhen.engine.outcomes import Outcome, RuleRun, failure_of
-from onwhen.engine.retries import GiveUp, Park, RetryAfter, RetryPolicy
-from onwhen.engine.rulebook import Match, Rulebook
+from onwhen.engine.retries import GiveUp, Park, RetryAfter, RetryDecision, RetryPolicy
+from onwhen.engine.rulebook import Match
 from onwhen.engine.state import Change, Savepoint, Snapshot, State
 from onwhen.engine.store import Commit, DeadLetter, Position, Retry, Timer, key_of
 from onwhen.engine.subjects import Subject
-from onwhen.errors import CascadeLimit, MiddlewareError, MigrationError, PoisonEvent, RuleTimeout, UnknownRule
+from onwhen.errors import (
+    CascadeLimit,
+    MiddlewareError,
+    MigrationError,
+    PoisonEvent,
+    Postponed,
+    RuleTimeout,
+    UnknownRule,
+)
+
+if TYPE_CHECKING:
+    from onwhen.engine.bus import EventBus
 
 __all__ = ["OPEN_TURNS", "Turn"]
 
@@ -63,11 +72,7 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
         event: what came in.
         subject_type: class of the subject.
         state: the subject, loaded; the turn changes it, and owns it until it ends.
-        rulebook: where the rules are found.
-        limits: what the engine allows.
-        clock: asked once, when the turn begins.
-        read: loads a read-only snapshot of another subject.
-        source: CloudEvents source of what the rules emit.
+        bus: whose turn it is: its rules are found in the bus's rulebook, its limits hold, its clock is asked once.
         retry: the waiting retry that this turn runs; then only its rule is run on the event.
         refused: why the subject could not be loaded as what it is; then no rule is run, and the event fails.
         now: when the turn begins, if that is known already.
@@ -76,11 +81,7 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
     event: Event
     subject_type: type[Subject]
     state: State
-    rulebook: Rulebook
-    limits: Limits
-    clock: Clock
-    read: Callable[[str], Awaitable[Subject]]
-    source: str = DEFAULT_SOURCE
+    bus: EventBus
     retry: Retry | None = None
     refused: BaseException | None = None
     now: datetime | None = None
@@ -100,8 +101,8 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
             self._error, self.state = self.refused, Snapshot.of(self.state)
         self._subject = subject = self.subject_type._of(self.state)
         around = "middleware" if self.retry is None else f"middleware@{self.retry.rule}"
-        now = self.now or self.clock.now()
-        self._effects = Effects(subject, self.state, self.limits, now, self.read, self.source, around)
+        now = self.now or self.bus.clock.now()
+        self._effects = Effects(subject, self.state, self.bus, now, around)
 
     def __str__(self) -> str:
         return f"the turn of {self.event.type} to {self.event.subject}"
@@ -119,7 +120,7 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
     @property
     def family(self) -> object:
         """Which rulebook, or copy of it, the turn runs on."""
-        return self.rulebook.family
+        return self.bus.rulebook.family
 
     @property
     def running(self) -> Context[Any] | None:
@@ -142,7 +143,7 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
         beginning = len(self.state.log)
         try:
             first = Occurrence.of_event(self.event, self._subject)
-            middleware = self.rulebook.around("event")
+            middleware = self.bus.rulebook.around("event")
             if middleware and not isinstance(self.refused, _MIDDLEWARE_TOO):
                 await self._run_inside(middleware, first)
             else:
@@ -197,10 +198,12 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
     async def _handle(self, first: Occurrence, outer: Context[Any] | None) -> None:
         if self._error is not None:
             raise self._error
-        matches = self.rulebook.match(first.type, self.subject_type, first.property_name)
+        matches = self.bus.rulebook.match(first.type, self.subject_type, first.property_name)
         attempt = 1
         if self.retry is not None and self.retry.rule:
             matches, attempt = self._only(self.retry.rule, matches), self.retry.attempt
+        elif first.event.extensions and (rule := first.event.extensions.get(DEFERRED)) is not None:
+            matches = self._only(str(rule), matches)
         for match in matches:
             await self._run_rule(match, first, attempt, outer)
         if self._queue:
@@ -210,15 +213,15 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
         """Run the rules on the property changes that wait, first in, first out, and on those that follow."""
         while self._queue:
             occurrence = self._queue.popleft()
-            for match in self.rulebook.match(occurrence.type, self.subject_type, occurrence.property_name):
+            for match in self.bus.rulebook.match(occurrence.type, self.subject_type, occurrence.property_name):
                 await self._run_rule(match, occurrence, 1, outer)
 
     def _only(self, rule: str, matches: Sequence[Match]) -> tuple[Match, ...]:
         found = tuple(match for match in matches if match.rule.id == rule)
         if not found:
             raise UnknownRule(
-                f"no rule {rule!r} is run on {self.event.type} to {self.state.name} any more, but a failed run of it "
-                f"waits to be repeated; bring the rule back and replay this, or discard it"
+                f"no rule {rule!r} is run on {self.event.type} to {self.state.name} any more, but a run of it was "
+                f"to be repeated; bring the rule back and replay this, or discard it"
             )
         return found
 
@@ -235,7 +238,7 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
         try:
             mark = state.mark()
             attempted = self._attempt(match, ctx, run)
-            seconds = rule.timeout or self.limits.rule_timeout
+            seconds = rule.timeout or self.bus.limits.rule_timeout
             if seconds is None:
                 await attempted
             else:
@@ -243,11 +246,11 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
             if ctx._error is not None and ends_the_turn(ctx._error):
                 raise ctx._error  # no middleware can swallow the end of the program
         except BaseException as error:
-            run.status, run.error = "failed", error
+            run.status, run.error = "postponed" if isinstance(error, Postponed) else "failed", error
             if ends_the_turn(error):
                 raise
             self._undo_failed(ctx, mark, error)
-            event, policy = self._event_of(occurrence, error, rule.retry or self.limits.retry)
+            event, policy = self._event_of(occurrence, error, rule.retry or self.bus.limits.retry)
             run.retry_at, run.parked = self._set_aside(event, rule.id, attempt, error, policy)
         else:
             if ctx._error is not None:
@@ -309,12 +312,12 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
     def _consider(self, change: Change, run: RuleRun, occurrence: Occurrence) -> None:
         """Queue the reaction to a change, if any rule may react to it."""
         kind = event_type_of(change)
-        if not change.muted and self.rulebook.match(kind, self.subject_type, change.property):
+        if not change.muted and self.bus.rulebook.match(kind, self.subject_type, change.property):
             cause = (run.rule or self._effects.around, run.attempt, -1 - len(run.changes))
             self._queue_up(Occurrence.of_change(kind, change, occurrence, cause, self._effects))
 
     def _queue_up(self, occurrence: Occurrence) -> None:
-        limit = self.limits.max_reactions
+        limit = self.bus.limits.max_reactions
         self._reactions += 1
         if self._reactions > limit:
             cycle = cascades.cycle_of_reactions(occurrence)
@@ -342,17 +345,17 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
         self._dead.clear()
         for run in self._runs:
             run.forget()
-        rule, attempt, policy = "", 1, self.limits.retry
+        rule, attempt, policy = "", 1, self.bus.limits.retry
         if self.retry is not None:
             rule, attempt = self.retry.rule, self.retry.attempt
-            policy = next((known.retry for known in self.rulebook.rules() if known.id == rule), None) or policy
+            policy = next((known.retry for known in self.bus.rulebook.rules() if known.id == rule), None) or policy
         self._error = error
         policy = _HOPELESS.get(type(error), policy)
         self._retry_at, self._is_parked = self._set_aside(self.event, rule, attempt, error, policy)
 
     def _refuse(self, event: Event) -> CascadeLimit:
         """Leave a message as a dead letter, because its chain is too long."""
-        limit, cycle = self.limits.max_depth, cascades.cycle_of_messages(event)
+        limit, cycle = self.bus.limits.max_depth, cascades.cycle_of_messages(event)
         error = CascadeLimit(
             f"{event.subject}: {event.type} would be message {event.depth} in a chain, more than {limit} are not "
             f"sent: {cycle}; add a condition that ends it",
@@ -383,7 +386,12 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
         first_failed, first_attempt = now, 1
         if self.retry is not None and self.retry.rule == rule and event is self.event:
             first_failed, first_attempt = self.retry.first_failed, self.retry.first_attempt
-        decision = policy.decide(error, attempt=attempt - first_attempt + 1, seed=key)
+        decision: RetryDecision
+        if isinstance(error, Postponed):
+            decision = policy.postpone(error.delay, attempt=attempt, seed=key)
+            first_attempt += 1  # so that it does not count
+        else:
+            decision = policy.decide(error, attempt=attempt - first_attempt + 1, seed=key)
         if not isinstance(decision, GiveUp):
             parked = isinstance(decision, Park)
             due = _later(now, decision.delay) if isinstance(decision, RetryAfter) else now

@@ -73,9 +73,11 @@ def _turn(chapter: Chapter, rule_sets: Sequence[RuleSet]) -> Iterator[str]:
         names = ", ".join(rule_set.name for rule_set in rule_sets)
         yield f"    no rule is for this event and subject (rule sets: {names})"
     width = max((len(run.rule) for run in outcome.runs), default=0)
+    status = max((len(run.status) for run in outcome.runs), default=0)
     rules = {rule.id: rule for rule_set in rule_sets for rule in rule_set}
     for run in outcome.runs:
-        yield f"    {run.status:8}{run.rule:{width}}{_because(run)}{_result(run, rules.get(run.rule))}".rstrip()
+        named = f"{run.status:{max(status + 1, 8)}}{run.rule:{width}}"
+        yield f"    {named}{_because(run)}{_result(run, rules.get(run.rule))}".rstrip()
     if outcome.error is not None:
         yield f"    the event failed as a whole, nothing of it was kept: {_error(outcome.error)}"
 
@@ -96,6 +98,8 @@ def _result(run: RuleRun, rule: Rule | None) -> str:
         parts.append(_error(run.error))
         if run.handled:
             parts.append("a middleware caught it")
+        elif run.retry_at is not None and run.status == "postponed":
+            parts.append(f"again at {run.retry_at.isoformat(' ', 'seconds')}")
         elif run.retry_at is not None:
             parts.append(f"attempt {run.attempt + 1} at {run.retry_at.isoformat(' ', 'seconds')}")
         else:

@@ -3,10 +3,12 @@
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from onwhen.engine.bus import EventBus
 from onwhen.engine.context import Context
 from onwhen.engine.effects import Cancelled, Effects, Refused
 from onwhen.engine.events import SUBJECT_DELETED, SUBJECT_PROPERTY_CHANGED, SUBJECT_PROPERTY_DELETED, Event
@@ -33,7 +35,8 @@ async def nobody(name: str) -> Subject:
 def effects(cls: type[Subject] = Account, name: str = "account:1") -> Effects:
     state = cls._state_of(SubjectRecord(name=name, properties={}, ext={}))
     subject = cls._of(state)
-    return Effects(subject, state, Limits(), NOW, nobody, "/bank")
+    bus = SimpleNamespace(limits=Limits(), read=nobody, source="/bank")
+    return Effects(subject, state, cast(EventBus, bus), NOW)
 
 
 def context(occurrence: Occurrence | None = None, rule: str = "a.r", **facts: Any) -> Context[Account]:

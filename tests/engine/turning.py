@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
-from types import MappingProxyType
-from typing import Any
+from types import MappingProxyType, SimpleNamespace
+from typing import Any, cast
 
+from onwhen.engine.bus import EventBus
 from onwhen.engine.chain import Middleware
 from onwhen.engine.clock import Clock, VirtualClock
 from onwhen.engine.events import Event
@@ -40,6 +41,7 @@ def begin(
     stored: Mapping[str, bytes] = MappingProxyType({}),
     clock: Clock | None = None,
     limits: Limits | None = None,
+    source: str = "onwhen",
     **facts: Any,
 ) -> Turn:
     """Begin a turn on a thing, with middleware around its rules and around the whole event."""
@@ -51,14 +53,14 @@ def begin(
         book.use(around, "event")
     event = event or Event("go", "thing:1", id="e1")
     ext, version = ({"x": b"1"}, 1) if stored else ({}, None)
+    bus = SimpleNamespace(
+        rulebook=book, limits=limits or Limits(), clock=clock or VirtualClock(NOW), read=read, source=source
+    )
     return Turn(
         event=event,
         subject_type=Thing,
         state=Thing._state_of(SubjectRecord(name=event.subject, properties=dict(stored), ext=ext, version=version)),
-        rulebook=book,
-        limits=limits or Limits(),
-        clock=clock or VirtualClock(NOW),
-        read=read,
+        bus=cast(EventBus, bus),
         **facts,
     )
 
