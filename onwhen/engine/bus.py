@@ -17,6 +17,7 @@ from onwhen.engine import upkeep
 from onwhen.engine._attributes import text
 from onwhen.engine.chain import Middleware, Scope
 from onwhen.engine.clock import Clock, SystemClock, VirtualClock
+from onwhen.engine.context import Context
 from onwhen.engine.events import DEFAULT_SOURCE, Event
 from onwhen.engine.handlers import Handlers, handlers_of
 from onwhen.engine.limits import Limits
@@ -31,7 +32,7 @@ from onwhen.engine.shared import is_shared
 from onwhen.engine.state import Snapshot
 from onwhen.engine.store import Commit, CommitResult, DeadLetter, Retry, Store
 from onwhen.engine.subjects import Subject
-from onwhen.engine.turns import OPEN_TURNS, Turn
+from onwhen.engine.turns import RUNNING
 from onwhen.engine.upkeep import Migrated
 from onwhen.engine.work import Cascade
 from onwhen.errors import BusClosed, BusInUse, ContainerError, SubjectStateError, UnknownDeadLetter
@@ -169,13 +170,11 @@ class EventBus:
         """
         if isinstance(event, Event):
             _check_alone("emit", subject, data, id, time, extensions)
-        turn, now = self._turn() if OPEN_TURNS.get() else None, None
-        if turn is not None:
+        if RUNNING.get() is not None and (ctx := self._running()) is not None:
             if bookmark is not None:
                 raise TypeError("emit: a bookmark belongs to what is read from outside, not to what a turn sends")
-            return self._record(turn, event, subject, data, extensions)
-        if not isinstance(event, Event):
-            now = self.clock.now()
+            return self._record(ctx, event, subject, data, extensions)
+        now = None if isinstance(event, Event) else self.clock.now()
         event = self._event(event, subject, data, id, time or now, extensions)
         receipt, cascade = Receipt(event), Cascade()
         self._open_here().accept(event, receipt, cascade, now, bookmark)
@@ -201,7 +200,7 @@ class EventBus:
         Returns:
             A receipt that is filled in later; `await receipt.handled()` waits for that.
         """
-        if OPEN_TURNS.get() and self._turn() is not None:
+        if self._running() is not None:
             return await self.emit(event, subject, data, id=id, time=time, extensions=extensions, bookmark=bookmark)
         if isinstance(event, Event):
             _check_alone("append", subject, data, id, time, extensions)
@@ -233,14 +232,12 @@ class EventBus:
 
     def _record(
         self,
-        turn: Turn,
+        ctx: Context[Any],
         event: str | Event,
         subject: str | Subject | None,
         data: Any,
         extensions: Mapping[str, str | int | bool] | None,
     ) -> Receipt:
-        ctx = turn.running
-        assert ctx is not None
         if isinstance(event, Event):
             extensions = event.extensions or None
             recorded = ctx.emit(
@@ -256,19 +253,22 @@ class EventBus:
         assert recorded is not None
         return Receipt(recorded, "recorded")
 
-    def _turn(self) -> Turn | None:
-        """Return the turn of this bus that the running code is part of, however deep."""
-        for turn in reversed(OPEN_TURNS.get()):
-            if not turn.is_over and turn.family is self.rulebook.family:
-                return turn
+    def _running(self) -> Context[Any] | None:
+        """Return what the running code is part of, however deep: a run of a turn of this bus."""
+        ctx = RUNNING.get()
+        while ctx is not None:
+            turn = ctx._effects
+            if not turn.is_over and turn.bus.rulebook.family is self.rulebook.family:
+                return ctx
+            ctx = turn.within
         return None
 
     def _refuse_inside_turn(self, verb: str) -> None:
-        turn = self._turn()
-        if turn is not None:
+        ctx = self._running()
+        if ctx is not None:
             raise SubjectStateError(
-                f"{verb} inside the turn of {turn.event.type} to {turn.state.name}: a turn writes its own subject "
-                f"only, and waits for nobody; send the other one a message"
+                f"{verb} inside {ctx._effects}: a turn writes its own subject only, and waits for nobody; send the "
+                f"other one a message"
             )
 
     # -- time

@@ -222,15 +222,7 @@ class Handling:
         if known is None or refused is not None:
             known, refused = await self._load(name, refused)
         bus = self._bus
-        turn = Turn(
-            event=work.event,
-            subject_type=known[0],
-            state=known[1],
-            bus=bus,
-            retry=work.retry,
-            refused=refused,
-            now=work.now,
-        )
+        turn = Turn.of(work.event, known[0], known[1], bus, work.retry, refused, work.now)
         if (seconds := bus.limits.turn_timeout) is None:
             await turn.run()
         else:

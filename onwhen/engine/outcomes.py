@@ -29,7 +29,7 @@ _FRAMES: Final = 12  # kept of a traceback, the innermost ones
 _MAX_TEXT: Final = 10_000  # characters kept of an error's text
 
 
-class RuleRun(msgspec.Struct, kw_only=True):
+class RuleRun(msgspec.Struct):
     """One rule, considered once.
 
     Attributes:

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from inspect import isawaitable
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, cast
-
-import msgspec
 
 from onwhen.engine import cascades
 from onwhen.engine.chain import Call, Middleware, compose
@@ -28,6 +26,7 @@ from onwhen.engine.occurrences import Occurrence, event_type_of
 from onwhen.engine.outcomes import Outcome, RuleRun, failure_of
 from onwhen.engine.retries import GiveUp, Park, RetryAfter, RetryDecision, RetryPolicy
 from onwhen.engine.rulebook import Match
+from onwhen.engine.rules import Condition
 from onwhen.engine.state import Change, Savepoint, Snapshot, State
 from onwhen.engine.store import Commit, DeadLetter, Position, Retry, Timer, key_of
 from onwhen.engine.subjects import Subject
@@ -44,12 +43,9 @@ from onwhen.errors import (
 if TYPE_CHECKING:
     from onwhen.engine.bus import EventBus
 
-__all__ = ["OPEN_TURNS", "Turn"]
+__all__ = ["RUNNING", "Turn"]
 
-OPEN_TURNS: ContextVar[tuple[Turn, ...]] = ContextVar("onwhen_open_turns", default=())
-"""The turns that the running code is part of, outermost first; more than one where rules emit through another bus."""
-
-_RUNNING: ContextVar[Context[Any] | None] = ContextVar("onwhen_running", default=None)
+RUNNING: ContextVar[Context[Any] | None] = ContextVar("onwhen_running", default=None)
 """The context of the run that the running code is part of; what a rule has started keeps that of the rule."""
 
 _END_OF_TIME: Final = datetime.max.replace(tzinfo=UTC)
@@ -65,28 +61,18 @@ _HOPELESS: Final = {  # whatever the policy, another attempt would end the same 
 _MIDDLEWARE_TOO: Final = (PoisonEvent, RuleTimeout)  # may be about the middleware around the event: it is not run again
 
 
-class Turn(msgspec.Struct, eq=False, kw_only=True):
+class Turn(Effects, kw_only=True):
     """The handling of one event on one subject.
 
     Attributes:
         event: what came in.
-        subject_type: class of the subject.
-        state: the subject, loaded; the turn changes it, and owns it until it ends.
-        bus: whose turn it is: its rules are found in the bus's rulebook, its limits hold, its clock is asked once.
         retry: the waiting retry that this turn runs; then only its rule is run on the event.
         refused: why the subject could not be loaded as what it is; then no rule is run, and the event fails.
-        now: when the turn begins, if that is known already.
     """
 
     event: Event
-    subject_type: type[Subject]
-    state: State
-    bus: EventBus
     retry: Retry | None = None
     refused: BaseException | None = None
-    now: datetime | None = None
-    _subject: Subject = cast(Subject, None)  # these two are made at once
-    _effects: Effects = cast(Effects, None)
     _queue: deque[Occurrence] | tuple[()] = ()
     _reactions: int = 0
     _runs: list[RuleRun] = []
@@ -96,53 +82,52 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
     _retry_at: datetime | None = None
     _is_parked: bool = False
 
-    def __post_init__(self) -> None:
-        if self.refused is not None:
-            self._error, self.state = self.refused, Snapshot.of(self.state)
-        self._subject = subject = self.subject_type._of(self.state)
-        around = "middleware" if self.retry is None else f"middleware@{self.retry.rule}"
-        now = self.now or self.bus.clock.now()
-        self._effects = Effects(subject, self.state, self.bus, now, around)
+    @classmethod
+    def of(
+        cls,
+        event: Event,
+        subject_type: type[Subject],
+        state: State,
+        bus: EventBus,
+        retry: Retry | None = None,
+        refused: BaseException | None = None,
+        now: datetime | None = None,
+    ) -> Turn:
+        """Begin a turn.
+
+        Args:
+            event: what came in.
+            subject_type: class of the subject.
+            state: the subject, loaded; the turn changes it, and owns it until it ends.
+            bus: whose turn it is: its rules are found in the bus's rulebook, its limits hold, its clock is asked once.
+            retry: see `Turn`.
+            refused: see `Turn`.
+            now: when the turn begins, if that is known already.
+        """
+        if refused is not None:
+            state = Snapshot.of(state)
+        subject = subject_type._of(state)
+        turn = cls(subject, state, bus, now or bus.clock.now(), event=event)
+        if retry is not None:
+            turn.retry, turn.around = retry, f"middleware@{retry.rule}"
+        if refused is not None:
+            turn.refused = turn._error = refused
+        return turn
 
     def __str__(self) -> str:
         return f"the turn of {self.event.type} to {self.event.subject}"
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the rules have run; what they have left behind can do nothing any more."""
-        return self._effects.is_over
-
-    @property
-    def subject(self) -> Subject:
-        """The subject, as its rules see it; of no use once the turn is over."""
-        return self._subject
-
-    @property
-    def family(self) -> object:
-        """Which rulebook, or copy of it, the turn runs on."""
-        return self.bus.rulebook.family
-
-    @property
-    def running(self) -> Context[Any] | None:
-        """Context of the run of this turn that the running code is part of, for an `emit` that is not given one."""
-        ctx = _RUNNING.get()
-        while ctx is not None and ctx._effects is not self._effects:
-            ctx = ctx._effects.within
-        return ctx
 
     # -- running it
 
     async def run(self) -> None:
         """Run the rules; what they did is kept in the turn until it is committed."""
-        around = OPEN_TURNS.get()
-        OPEN_TURNS.set((*(outer for outer in around if not outer.is_over), self) if around else (self,))
-        within = _RUNNING.get()
+        within = RUNNING.get()
         while within is not None and within._effects.is_over:
             within = within._effects.within
-        self._effects.within = within
+        self.within = within
         beginning = len(self.state.log)
         try:
-            first = Occurrence.of_event(self.event, self._subject)
+            first = Occurrence.of_event(self.event, self.subject)
             middleware = self.bus.rulebook.around("event")
             if middleware and not isinstance(self.refused, _MIDDLEWARE_TOO):
                 await self._run_inside(middleware, first)
@@ -154,16 +139,16 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
                 raise
             self._fail_as_a_whole(self.verdict(error))
         finally:
-            self._effects.is_over = True
-            self._subject._end()
+            self.is_over = True
+            self.subject._end()
 
     async def _run_inside(self, around: Sequence[Middleware], first: Occurrence) -> None:
         """Run the middleware that is around the whole event; what it does itself counts as a run without a rule."""
-        effects = self._effects
+        state = self.state
         attempt = self.retry.attempt if self.retry is not None else 1
-        ctx: Context[Any] = Context(self._subject, None, first, effects, attempt)
+        ctx: Context[Any] = Context(self.subject, None, first, self, attempt)
         run = RuleRun(rule="", event_type=first.type, property=first.property_name, attempt=attempt)
-        mark = effects.state.mark()
+        mark = state.mark()
 
         async def innermost(ctx: Context[Any]) -> None:
             nonlocal mark
@@ -175,9 +160,9 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
             except BaseException as error:
                 self._error = error  # a middleware may swallow it, but half a turn cannot be committed
                 raise
-            mark = effects.state.mark()
+            mark = state.mark()
 
-        _RUNNING.set(ctx)
+        RUNNING.set(ctx)
         await compose(around, innermost)(ctx)
         ctx._is_over = True
         if isinstance(self._error, asyncio.CancelledError) and not ends_the_turn(self._error):
@@ -196,14 +181,17 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
         await self._react(ctx)
 
     async def _handle(self, first: Occurrence, outer: Context[Any] | None) -> None:
+        """Run the rules on what came in, and those on the property changes that follow, first in, first out."""
         if self._error is not None:
             raise self._error
-        matches = self.bus.rulebook.match(first.type, self.subject_type, first.property_name)
-        attempt = 1
+        matches = self.bus.rulebook.match(first.type, self.subject.__class__, first.property_name)
+        attempt, only = 1, None
         if self.retry is not None and self.retry.rule:
-            matches, attempt = self._only(self.retry.rule, matches), self.retry.attempt
-        elif first.event.extensions and (rule := first.event.extensions.get(DEFERRED)) is not None:
-            matches = self._only(str(rule), matches)
+            only, attempt = self.retry.rule, self.retry.attempt
+        elif self.event.extensions:
+            only = self.event.extensions.get(DEFERRED)
+        if only is not None:
+            matches = self._only(str(only), matches)
         for match in matches:
             await self._run_rule(match, first, attempt, outer)
         if self._queue:
@@ -213,7 +201,7 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
         """Run the rules on the property changes that wait, first in, first out, and on those that follow."""
         while self._queue:
             occurrence = self._queue.popleft()
-            for match in self.bus.rulebook.match(occurrence.type, self.subject_type, occurrence.property_name):
+            for match in self.bus.rulebook.match(occurrence.type, self.subject.__class__, occurrence.property_name):
                 await self._run_rule(match, occurrence, 1, outer)
 
     def _only(self, rule: str, matches: Sequence[Match]) -> tuple[Match, ...]:
@@ -227,22 +215,22 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
 
     async def _run_rule(self, match: Match, occurrence: Occurrence, attempt: int, outer: Context[Any] | None) -> None:
         rule, state = match.rule, self.state
-        ctx: Context[Any] = Context(self._subject, rule, occurrence, self._effects, attempt, outer)
-        run = RuleRun(rule=rule.id, event_type=occurrence.type, attempt=attempt)
-        if occurrence.change is not None:
-            run.property = occurrence.change.property
-            run.cause = occurrence.cause[0]
+        ctx: Context[Any] = Context(self.subject, rule, occurrence, self, attempt, outer)
+        if occurrence.change is None:
+            run = RuleRun(rule.id, occurrence.type, attempt=attempt)
+        else:
+            run = RuleRun(rule.id, occurrence.type, occurrence.change.property, occurrence.cause[0], attempt=attempt)
         self._runs.append(run)
-        _RUNNING.set(ctx)
+        RUNNING.set(ctx)
         mark = len(state.log)
         try:
             mark = state.mark()
-            attempted = self._attempt(match, ctx, run)
-            seconds = rule.timeout or self.bus.limits.rule_timeout
-            if seconds is None:
-                await attempted
-            else:
-                await timed(attempted, rule.id, seconds, asyncio.get_running_loop())
+            rest = self._begin(match, ctx, run)
+            if rest is not None:
+                seconds = rule.timeout or self.bus.limits.rule_timeout
+                await (rest if seconds is None else timed(rest, rule.id, seconds, asyncio.get_running_loop()))
+            if run.status == "fired":
+                state.collect()
             if ctx._error is not None and ends_the_turn(ctx._error):
                 raise ctx._error  # no middleware can swallow the end of the program
         except BaseException as error:
@@ -261,29 +249,58 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
                 state.rollback(mark)
         ctx._is_over = True
         if outer is not None:
-            _RUNNING.set(outer)
+            RUNNING.set(outer)
         if len(state.log) > mark:
             self._keep(run, mark, occurrence)
 
-    async def _attempt(self, match: Match, ctx: Context[Any], run: RuleRun) -> None:
-        """Run a rule if its trigger fits the values and its conditions hold."""
-        if match.guards and not any(guard(ctx) for guard in match.guards):
-            run.status = "skipped"
-            return
-        for condition in match.rule.conditions:
+    def _begin(
+        self, match: Match, ctx: Context[Any], run: RuleRun, conditions: Iterator[Condition] | None = None
+    ) -> Awaitable[object] | None:
+        """Run a rule if its trigger fits the values and its conditions hold, as far as that goes without waiting.
+
+        Args:
+            match: the rule.
+            ctx: what it is given.
+            run: what is noted of it.
+            conditions: those that are left to be tested; None if none has been yet.
+
+        Returns:
+            What is left to be awaited.
+        """
+        rule = match.rule
+        if conditions is None:
+            if match.guards and not any(guard(ctx) for guard in match.guards):
+                run.status = "skipped"
+                return None
+            conditions = iter(rule.conditions)
+        for condition in conditions:
             holds = condition.test(ctx)
             if holds.__class__ is not bool and isawaitable(holds):
-                holds = await holds
+                return self._go_on(match, ctx, run, conditions, condition, holds)
             if not holds:
                 run.status, run.condition = "skipped", condition
-                return
+                return None
         if match.middleware:
-            await (match.call or _prepare(match))(ctx)
-        else:
-            result = match.rule.function(ctx)
-            if result is not None and (result.__class__ is CoroutineType or isawaitable(result)):
-                await result
-        self.state.collect()
+            return (match.call or _prepare(match))(ctx)
+        result = rule.function(ctx)
+        if result is not None and (result.__class__ is CoroutineType or isawaitable(result)):
+            return cast(Awaitable[object], result)
+        return None
+
+    async def _go_on(
+        self,
+        match: Match,
+        ctx: Context[Any],
+        run: RuleRun,
+        conditions: Iterator[Condition],
+        condition: Condition,
+        holds: Awaitable[object],
+    ) -> None:
+        """Wait for what a condition says, and go on from there."""
+        if not await holds:
+            run.status, run.condition = "skipped", condition
+        elif (rest := self._begin(match, ctx, run, conditions)) is not None:
+            await rest
 
     def _undo_failed(self, ctx: Context[Any], mark: Savepoint, error: BaseException) -> None:
         """Undo what a failed rule did; if it is the function's error, what middleware did stays, as far as sound."""
@@ -312,9 +329,9 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
     def _consider(self, change: Change, run: RuleRun, occurrence: Occurrence) -> None:
         """Queue the reaction to a change, if any rule may react to it."""
         kind = event_type_of(change)
-        if not change.muted and self.bus.rulebook.match(kind, self.subject_type, change.property):
-            cause = (run.rule or self._effects.around, run.attempt, -1 - len(run.changes))
-            self._queue_up(Occurrence.of_change(kind, change, occurrence, cause, self._effects))
+        if not change.muted and self.bus.rulebook.match(kind, self.subject.__class__, change.property):
+            cause = (run.rule or self.around, run.attempt, -1 - len(run.changes))
+            self._queue_up(Occurrence.of_change(kind, change, occurrence, cause, self))
 
     def _queue_up(self, occurrence: Occurrence) -> None:
         limit = self.bus.limits.max_reactions
@@ -382,7 +399,7 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
         Returns:
             When the next attempt will be, if there will be one, and whether the subject is parked.
         """
-        now, key = self._effects.now, key_of(event, rule)
+        now, key = self.now, key_of(event, rule)
         first_failed, first_attempt = now, 1
         if self.retry is not None and self.retry.rule == rule and event is self.event:
             first_failed, first_attempt = self.retry.first_failed, self.retry.first_attempt
@@ -429,7 +446,7 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
     def commit(self, partition: int, *, token: str | None, handled: Position | None) -> Commit:
         """Return what has to be stored."""
         state = self.state
-        write, left = (state.write(), self._effects.left()) if state.log else (None, NOTHING_LEFT)
+        write, left = (state.write(), self.left()) if state.log else (None, NOTHING_LEFT)
         return Commit(
             partition=partition,
             subject=state.name,
@@ -464,15 +481,15 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
 async def _invoke(ctx: Context[Any]) -> None:
     """Run a rule's function; what it did is undone if it fails, before any middleware sees the error."""
     assert ctx.rule is not None
-    effects = ctx._effects
-    mark = effects.state.mark()
+    state = ctx._effects.state
+    mark = state.mark()
     try:
         result = ctx.rule.function(ctx)
         if result is not None and isawaitable(result):
             await result
-        effects.state.collect()
+        state.collect()
     except BaseException as error:
-        effects.state.rollback(mark)
+        state.rollback(mark)
         ctx._error = error
         raise
 

@@ -18,7 +18,7 @@ from onwhen.engine.context import Context
 from onwhen.engine.endings import ends_the_program
 from onwhen.engine.events import Event
 from onwhen.engine.outcomes import Outcome, RuleRun, failure_of
-from onwhen.engine.turns import OPEN_TURNS, Turn
+from onwhen.engine.turns import RUNNING, Turn
 
 __all__ = ["LoggingMiddleware"]
 
@@ -225,7 +225,9 @@ class LoggingMiddleware:
 
 
 def _turn() -> Turn:
-    return OPEN_TURNS.get()[-1]  # a chain is only ever entered by a turn
+    ctx = RUNNING.get()
+    assert ctx is not None
+    return ctx._effects  # a chain is only ever entered by a turn
 
 
 def _judged(error: BaseException, handled: bool = False) -> tuple[int, str]:

@@ -56,13 +56,8 @@ def begin(
     bus = SimpleNamespace(
         rulebook=book, limits=limits or Limits(), clock=clock or VirtualClock(NOW), read=read, source=source
     )
-    return Turn(
-        event=event,
-        subject_type=Thing,
-        state=Thing._state_of(SubjectRecord(name=event.subject, properties=dict(stored), ext=ext, version=version)),
-        bus=cast(EventBus, bus),
-        **facts,
-    )
+    state = Thing._state_of(SubjectRecord(name=event.subject, properties=dict(stored), ext=ext, version=version))
+    return Turn.of(event, Thing, state, cast(EventBus, bus), **facts)
 
 
 def run(turn: Turn) -> Turn:
