@@ -18,8 +18,10 @@ __all__ = ["ends_the_loop", "ends_the_program", "ends_the_turn", "timed"]
 _ENDED: Final = object()
 
 
-async def timed(work: Awaitable[None], what: object, seconds: float, loop: asyncio.AbstractEventLoop) -> None:
-    """Bound a run in time; one that swallows its cancellation is late all the same.
+def timed(
+    work: Awaitable[object], what: object, seconds: float, loop: asyncio.AbstractEventLoop
+) -> Awaitable[None] | None:
+    """Begin a run that is bounded in time, and return what is left of it to be awaited.
 
     One that does not suspend cannot be interrupted, and costs next to nothing.
 
@@ -29,15 +31,18 @@ async def timed(work: Awaitable[None], what: object, seconds: float, loop: async
         seconds: how long it may take.
         loop: the running event loop.
 
-    Raises:
-        RuleTimeout: it took longer.
+    Returns:
+        The rest, which raises `RuleTimeout` if it takes longer, also if the run swallows its cancellation. None if
+        nothing is left.
     """
     began = loop.time()
     steps = work.__await__()
     waits_for = next(steps, _ENDED)
-    if waits_for is _ENDED:
-        return
-    scope = asyncio.timeout_at(began + seconds)
+    return None if waits_for is _ENDED else _bounded(steps, waits_for, what, seconds, began + seconds)
+
+
+async def _bounded(steps: Generator[Any, Any, Any], waits_for: Any, what: object, seconds: float, deadline: float) -> None:
+    scope = asyncio.timeout_at(deadline)
     try:
         async with scope:
             await _rest(steps, waits_for)

@@ -7,8 +7,8 @@ in which order it is done, nor what becomes of what a turn has left.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final, TypeAlias
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
@@ -50,7 +50,7 @@ class Sent(msgspec.Struct, frozen=True):
     call: Call | None = None
 
 
-class Ran(msgspec.Struct, frozen=True):
+class Ran(msgspec.Struct):
     """A turn that was run, and is not committed.
 
     Attributes:
@@ -149,11 +149,11 @@ class Handling:
                     raise
                 await pause(tries)
             except BaseException as error:
-                if not self._is_refusal(work, error, refused):
+                if not self.is_refusal(work, error, refused):
                     raise
                 refused = error
 
-    def _is_refusal(self, work: Work, error: BaseException, before: BaseException | None) -> bool:
+    def is_refusal(self, work: Work, error: BaseException, before: BaseException | None) -> bool:
         """Tell whether an error is not a rule's failure, but the event must not block its subject for ever."""
         if not self._loop.is_running():
             return False  # it is gone, and this is only being cleared away
@@ -164,29 +164,29 @@ class Handling:
             work.cancels += 1
         return False
 
-    async def run_hot(self, work: Work) -> Ran | BaseException | None:
-        """Run one turn, if its subject is in memory, and leave it to the caller to commit it.
+    def hot(self, work: Work) -> Coroutine[Any, Any, Ran] | None:
+        """Return a turn to be awaited, if its subject is in memory and nothing is odd about it; else None.
 
-        Returns:
-            The turn; or why the event has to be refused; or None if the subject has to be loaded first.
+        It is left to the caller to commit it. If it raises, `is_refusal` tells whether the event has to be refused.
         """
-        if work.starts is not None or work.cancels or work.event.subject not in self._hot:
+        if work.starts is not None or work.cancels:
             return None
-        try:
-            return await self._run(work, None)
-        except BaseException as error:
-            if not self._is_refusal(work, error, None):
-                raise
-            return error
+        known = self._hot.pop(work.event.subject, None)
+        return self._run(work, known, None) if known is not None else None
 
     def keep(self, ran: Ran, result: CommitResult) -> None:
         """Keep the subject of a turn that was committed, and had its answer at the first try."""
         if ran.refused is None:
-            hot = self._hot
-            ran.turn.state.committed(ran.commit.write, result.version)
-            while len(hot) >= self.most_hot:
-                del hot[next(iter(hot))]  # the one that was not used for longest
-            hot[ran.commit.subject] = ran.known
+            hot, state = self._hot, ran.turn.state
+            state.committed(ran.commit.write, result.version)
+            if len(hot) >= self.most_hot:
+                self._make_room()
+            hot[state.name] = ran.known
+
+    def _make_room(self) -> None:
+        hot = self._hot
+        while len(hot) >= self.most_hot:
+            del hot[next(iter(hot))]  # the one that was not used for longest
 
     def tell(self, outcome: Outcome, interrupt: Callable[[BaseException], None]) -> None:
         """Tell the bus's observers what a turn has come to.
@@ -206,7 +206,12 @@ class Handling:
 
     async def _attempt(self, work: Work, refused: BaseException | None) -> Committed | None:
         """Run one turn and commit it; None if it has to be run again on newer state."""
-        ran = await self._run(work, refused)
+        name = work.event.subject
+        # Taken out while the turn changes it: if that ends badly, the next turn must not see what is half done.
+        known = self._hot.pop(name, None)
+        if known is None or refused is not None:
+            known, refused = await self._load(name, refused)
+        ran = await self._run(work, known, refused)
         sent = await self._send(work, ran.commit)
         result = sent.result
         if result.answer is Answer.CONFLICT:
@@ -215,21 +220,17 @@ class Handling:
             self.keep(ran, result)
         return Committed(ran.turn, ran.commit, result, sent.call)
 
-    async def _run(self, work: Work, refused: BaseException | None) -> Ran:
-        name = work.event.subject
-        # Taken out while the turn changes it: if that ends badly, the next turn must not see what is half done.
-        known = self._hot.pop(name, None)
-        if known is None or refused is not None:
-            known, refused = await self._load(name, refused)
-        bus = self._bus
-        turn = Turn.of(work.event, known[0], known[1], bus, work.retry, refused, work.now)
-        if (seconds := bus.limits.turn_timeout) is None:
+    async def _run(self, work: Work, known: tuple[type[Subject], State], refused: BaseException | None) -> Ran:
+        bus, event = self._bus, work.event
+        turn = Turn.of(event, known[0], known[1], bus, work.retry, refused, work.now)
+        seconds = bus.limits.turn_timeout
+        if seconds is None:
             await turn.run()
-        else:
-            await timed(turn.run(), turn, seconds, self._loop)
+        elif (rest := timed(turn.run(), turn, seconds, self._loop)) is not None:
+            await rest
         # One that leaves nothing is committed as well: it may have read what was out of date.
-        commit = turn.commit(self._partition_of(name), token=self._token, handled=work.position)
-        return Ran(turn, commit, known, refused)
+        partition = 0 if self._partitions == 1 else partition_of(event.subject, self._partitions)
+        return Ran(turn, turn.commit(partition, self._token, work.position), known, turn.refused)
 
     async def _load(
         self, name: str, refused: BaseException | None
@@ -242,6 +243,3 @@ class Handling:
             except MigrationError as error:
                 refused = error
         return (Subject, Subject._state_of(record)), refused
-
-    def _partition_of(self, subject: str) -> int:
-        return 0 if self._partitions == 1 else partition_of(subject, self._partitions)

@@ -15,10 +15,10 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-from onwhen.engine.arrivals import Arrivals
+from onwhen.engine.arrivals import Arrivals, Call
 from onwhen.engine.dispatch import Dispatcher
 from onwhen.engine.events import Event
-from onwhen.engine.handling import Committed, Handling, Sent
+from onwhen.engine.handling import Handling, Sent
 from onwhen.engine.intake import Intake
 from onwhen.engine.opening import Opening
 from onwhen.engine.outcomes import Outcome, Receipt
@@ -30,6 +30,7 @@ from onwhen.engine.recovery import Held, Suspects, read_held
 from onwhen.engine.resend import a_few_times, commit_surely
 from onwhen.engine.schedule import Schedule
 from onwhen.engine.store import Answer, Commit, CommitResult, Retry
+from onwhen.engine.turns import Turn
 from onwhen.engine.work import Cascade, Work, pending
 from onwhen.errors import StoreError
 
@@ -251,12 +252,31 @@ class Pipeline:
             if self._has_given_up:
                 raise StoreError("the bus is closing, and its store does not answer; this is left in the store")
             try:
-                committed = await self._handling.committed(work)
+                refused = None
+                turning = self._handling.hot(work) if self._is_volatile else None
+                if turning is not None:
+                    try:
+                        ran = await turning
+                    except BaseException as error:
+                        if not self._handling.is_refusal(work, error, None):
+                            raise
+                        refused = error
+                    else:
+                        commit = ran.commit
+                        if commit.messages:
+                            await self._log_ahead((event.subject for event in commit.messages), own=work)
+                        result = await self._store.commit(commit)
+                        if result.answer is Answer.OK:
+                            work.unlogged = False
+                            self._handling.keep(ran, result)
+                            self._follow_up(work, ran.turn, commit, result, None)
+                            return
+                committed = await self._handling.committed(work, refused)
             except BaseException:
                 if work.unlogged and self.loop.is_running():  # else it is gone, and this is only being cleared away
                     await self._log(work)
                 raise
-            self._follow_up(work, committed)
+            self._follow_up(work, committed.turn, committed.commit, committed.result, committed.call)
         finally:
             if work.starts is not None:
                 self._suspects.leave(work)
@@ -328,9 +348,8 @@ class Pipeline:
 
     # -- what a turn has left
 
-    def _follow_up(self, work: Work, committed: Committed) -> None:
+    def _follow_up(self, work: Work, turn: Turn, commit: Commit, result: CommitResult, call: Call | None) -> None:
         """Send on what a turn has left, and let those go on who wait for it."""
-        turn, commit, result, call = committed.turn, committed.commit, committed.result, committed.call
         if work.receipt is not None and result.answer is not Answer.FENCED:
             # One that was accepted before, and is handled by now: the answer that it is pending came late.
             work.receipt.status = "duplicate" if result.answer is Answer.DONE and work.again else "handled"

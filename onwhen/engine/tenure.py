@@ -291,13 +291,20 @@ class Tenure:
             if work.starts is not None:
                 await self._handle_alone(work)
             elif self._may_begin():
-                ran = await self._handling.run_hot(work)
-                if isinstance(ran, Ran):
-                    # Most turns come here. They have not suspended so far, and wait for the store without a task.
-                    answer = asyncio.ensure_future(self._store.commit(ran.commit))
-                    answer.add_done_callback(partial(self._answered, work, ran))
-                    return LATER
-                self._follow_up(work, await self._handling.committed(work, ran))
+                refused = None
+                if (turning := self._handling.hot(work)) is not None:
+                    try:
+                        ran = await turning
+                    except BaseException as error:
+                        if not self._handling.is_refusal(work, error, None):
+                            raise
+                        refused = error
+                    else:
+                        # Most turns come here. They wait for the store without a task.
+                        answer = asyncio.ensure_future(self._store.commit(ran.commit))
+                        answer.add_done_callback(partial(self._answered, work, ran))
+                        return LATER
+                self._follow_up(work, await self._handling.committed(work, refused))
         except StoreError as error:
             self.end(error)
         finally:

@@ -178,31 +178,26 @@ class Turn(Effects, kw_only=True):
             run.status, run.stopped_by = "stopped", ctx._stopped_by
         if ctx._stopped_by or run.changes or run.messages or run.timers or run.cancelled or run.refused:
             self._runs.append(run)
-        await self._react(ctx)
+        if self._queue:
+            occurrence = self._queue.popleft()
+            await self._run_rules(occurrence, self._reactions_to(occurrence), 1, ctx)
 
-    async def _handle(self, first: Occurrence, outer: Context[Any] | None) -> None:
-        """Run the rules on what came in, and those on the property changes that follow, first in, first out."""
+    def _handle(self, first: Occurrence, outer: Context[Any] | None) -> Awaitable[None]:
+        """Return what runs the rules on what came in, and those on the property changes that follow."""
         if self._error is not None:
             raise self._error
         matches = self.bus.rulebook.match(first.type, self.subject.__class__, first.property_name)
-        attempt, only = 1, None
+        attempt, only = 1, cast(object, None)
         if self.retry is not None and self.retry.rule:
             only, attempt = self.retry.rule, self.retry.attempt
         elif self.event.extensions:
             only = self.event.extensions.get(DEFERRED)
         if only is not None:
             matches = self._only(str(only), matches)
-        for match in matches:
-            await self._run_rule(match, first, attempt, outer)
-        if self._queue:
-            await self._react(outer)
+        return self._run_rules(first, matches, attempt, outer)
 
-    async def _react(self, outer: Context[Any] | None) -> None:
-        """Run the rules on the property changes that wait, first in, first out, and on those that follow."""
-        while self._queue:
-            occurrence = self._queue.popleft()
-            for match in self.bus.rulebook.match(occurrence.type, self.subject.__class__, occurrence.property_name):
-                await self._run_rule(match, occurrence, 1, outer)
+    def _reactions_to(self, occurrence: Occurrence) -> tuple[Match, ...]:
+        return self.bus.rulebook.match(occurrence.type, self.subject.__class__, occurrence.property_name)
 
     def _only(self, rule: str, matches: Sequence[Match]) -> tuple[Match, ...]:
         found = tuple(match for match in matches if match.rule.id == rule)
@@ -213,45 +208,65 @@ class Turn(Effects, kw_only=True):
             )
         return found
 
-    async def _run_rule(self, match: Match, occurrence: Occurrence, attempt: int, outer: Context[Any] | None) -> None:
-        rule, state = match.rule, self.state
-        ctx: Context[Any] = Context(self.subject, rule, occurrence, self, attempt, outer)
-        if occurrence.change is None:
-            run = RuleRun(rule.id, occurrence.type, attempt=attempt)
-        else:
-            run = RuleRun(rule.id, occurrence.type, occurrence.change.property, occurrence.cause[0], attempt=attempt)
-        self._runs.append(run)
-        RUNNING.set(ctx)
-        mark = len(state.log)
-        try:
-            mark = state.mark()
-            rest = self._begin(match, ctx, run)
-            if rest is not None:
-                seconds = rule.timeout or self.bus.limits.rule_timeout
-                await (rest if seconds is None else timed(rest, rule.id, seconds, asyncio.get_running_loop()))
-            if run.status == "fired":
-                state.collect()
-            if ctx._error is not None and ends_the_turn(ctx._error):
-                raise ctx._error  # no middleware can swallow the end of the program
-        except BaseException as error:
-            run.status, run.error = "postponed" if isinstance(error, Postponed) else "failed", error
-            if ends_the_turn(error):
-                raise
-            self._undo_failed(ctx, mark, error)
-            event, policy = self._event_of(occurrence, error, rule.retry or self.bus.limits.retry)
-            run.retry_at, run.parked = self._set_aside(event, rule.id, attempt, error, policy)
-        else:
-            if ctx._error is not None:
-                run.status, run.error, run.handled = "failed", ctx._error, True
-            elif ctx._stopped_by:
-                run.status, run.stopped_by = "stopped", ctx._stopped_by
-            elif run.status == "skipped":
-                state.rollback(mark)
-        ctx._is_over = True
-        if outer is not None:
-            RUNNING.set(outer)
-        if len(state.log) > mark:
-            self._keep(run, mark, occurrence)
+    async def _run_rules(
+        self, occurrence: Occurrence, matches: Sequence[Match], attempt: int, outer: Context[Any] | None
+    ) -> None:
+        """Run rules on something, and then those on the property changes that wait, first in, first out."""
+        state = self.state
+        while True:
+            for match in matches:
+                rule, change = match.rule, occurrence.change
+                ctx: Context[Any] = Context(self.subject, rule, occurrence, self, attempt, outer)
+                run = RuleRun(rule.id, occurrence.type, attempt=attempt)
+                if change is not None:
+                    run.property, run.cause = change.property, occurrence.cause[0]
+                self._runs.append(run)
+                RUNNING.set(ctx)
+                mark = len(state.log)
+                try:
+                    mark = state.mark()
+                    rest = self._begin(match, ctx, run)
+                    if rest is not None:
+                        seconds = rule.timeout or self.bus.limits.rule_timeout
+                        if seconds is None:
+                            await rest
+                        elif (late := timed(rest, rule.id, seconds, asyncio.get_running_loop())) is not None:
+                            await late
+                    if run.status == "fired":
+                        state.collect()
+                    if ctx._error is not None and ends_the_turn(ctx._error):
+                        raise ctx._error  # no middleware can swallow the end of the program
+                except BaseException as error:
+                    run.status, run.error = "failed", error
+                    if ends_the_turn(error):
+                        raise
+                    self._failed(run, ctx, mark, error)
+                else:
+                    if ctx._error is not None:
+                        run.status, run.error, run.handled = "failed", ctx._error, True
+                    elif ctx._stopped_by:
+                        run.status, run.stopped_by = "stopped", ctx._stopped_by
+                    elif run.status == "skipped":
+                        state.rollback(mark)
+                ctx._is_over = True
+                if outer is not None:
+                    RUNNING.set(outer)
+                if len(state.log) > mark:
+                    self._keep(run, mark, occurrence)
+            if not self._queue:
+                return
+            occurrence, attempt = self._queue.popleft(), 1
+            matches = self._reactions_to(occurrence)
+
+    def _failed(self, run: RuleRun, ctx: Context[Any], mark: Savepoint, error: BaseException) -> None:
+        """Undo what a run did that has raised, and plan what is to become of it."""
+        if isinstance(error, Postponed):
+            run.status = "postponed"
+        self._undo_failed(ctx, mark, error)
+        rule = ctx.rule
+        assert rule is not None
+        event, policy = self._event_of(ctx._occurrence, error, rule.retry or self.bus.limits.retry)
+        run.retry_at, run.parked = self._set_aside(event, rule.id, ctx.attempt, error, policy)
 
     def _begin(
         self, match: Match, ctx: Context[Any], run: RuleRun, conditions: Iterator[Condition] | None = None
@@ -443,7 +458,7 @@ class Turn(Effects, kw_only=True):
 
     # -- what came of it
 
-    def commit(self, partition: int, *, token: str | None, handled: Position | None) -> Commit:
+    def commit(self, partition: int, token: str | None, handled: Position | None) -> Commit:
         """Return what has to be stored."""
         state = self.state
         write, left = (state.write(), self.left()) if state.log else (None, NOTHING_LEFT)
