@@ -122,6 +122,32 @@ class _Ready(Generic[_W]):
         return len(self._lanes)
 
 
+class Room:
+    """How much work may be LATER at the same time, in several dispatchers together."""
+
+    def __init__(self, limit: int, burst: int) -> None:
+        self.limit, self.burst = limit, burst
+        self.taken = 0
+        self.current = None
+        self.waiting = deque()
+
+    def has_room(self, dispatcher) -> bool:
+        if self.taken < self.limit and (self.current is dispatcher or not self.waiting):
+            return True
+        if dispatcher not in self.waiting:
+            self.waiting.append(dispatcher)
+        return False
+
+    def leave(self) -> None:
+        self.taken -= 1
+        while self.waiting and self.limit - self.taken >= min(self.burst, len(self.waiting[0]._ready)):
+            self.current = self.waiting.popleft()
+            try:
+                self.current.pump()
+            finally:
+                self.current = None
+
+
 class Dispatcher(Generic[_W]):
     """Hands work to a function, in order per subject.
 
@@ -138,8 +164,9 @@ class Dispatcher(Generic[_W]):
     """
 
     def __init__(
-        self, handle: Callable[[_W], Coroutine[Any, Any, object]], limit: int, loop: asyncio.AbstractEventLoop
+        self, handle: Callable[[_W], Coroutine[Any, Any, object]], limit: int, loop: asyncio.AbstractEventLoop, room=None
     ) -> None:
+        self._room = room
         self._handle = handle
         self._limit = self._full_limit = limit
         self._loop = loop
@@ -352,7 +379,7 @@ class Dispatcher(Generic[_W]):
         if self._pumping or (self._ready and self._is_started_at_the_end()):
             return
         self._pumping = True
-        while self._ready and self._active < self._limit:
+        while self._ready and self._active < self._limit and (self._room is None or self._room.has_room(self)):
             if self._is_its_turn():
                 # Emits whose rules never suspend would keep timers, sockets and Ctrl-C waiting for ever.
                 self._loop.call_soon(self._pump_on)
@@ -415,15 +442,21 @@ class Dispatcher(Generic[_W]):
         else:
             if answer is not LATER:
                 self._finish(lane)
+            elif self._room is not None:
+                self._room.taken += 1
 
     def finish(self, subject: str) -> None:
         """Note that the work on a subject is done whose handling has returned `LATER`."""
+        if self._room is not None:
+            self._room.leave()
         self._finish(self._lanes[subject])
 
     def again(self, subject: str) -> None:
         """Do the work on a subject once more whose handling has returned `LATER`."""
         lane = self._lanes[subject]
         assert lane.active is not None
+        if self._room is not None:
+            self._room.leave()
         lane.put_urgent(lane.active, first=True)
         self._finish(lane)
 

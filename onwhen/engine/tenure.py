@@ -82,6 +82,7 @@ class Tenure:
         context: Context,
         prefetch: int,
         alone: asyncio.Lock,
+        room: Any = None,
     ) -> None:
         self.partition = partition
         self.token = token
@@ -100,7 +101,9 @@ class Tenure:
         self._alone = alone
         self._is_over = False
         self._over = asyncio.Event()
-        self._dispatcher: Dispatcher[Work] = Dispatcher(self._handle, bus.limits.max_concurrent_turns, loop)
+        self._dispatcher: Dispatcher[Work] = Dispatcher(
+            self._handle, bus.limits.max_concurrent_turns, loop, room
+        )
         self._suspects = Suspects(store, self._dispatcher.one_by_one)
         self._handling = Handling(bus, loop, self._suspects, self._goes_on, self._send, token)
         self._schedule = Schedule(bus.clock, loop, context, self._fire, self._dispatcher, self._submit_retry)

@@ -121,6 +121,9 @@ class Worker:
         """
         self._loop = asyncio.get_running_loop()
         self._alone = asyncio.Lock()
+        import os
+        from onwhen.engine.dispatch import Room
+        self._room = Room(int(os.environ["ROOM"]), int(os.environ.get("BURST", "64"))) if os.environ.get("ROOM") else None
         async with self.bus:
             self._check_own()
             self._looked = float("-inf")
@@ -304,6 +307,7 @@ class Worker:
             context=copy_context(),
             prefetch=self._prefetch,
             alone=self._alone,
+            room=self._room,
         )
         self._tenures[number] = tenure
         self._allow()
