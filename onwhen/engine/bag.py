@@ -154,6 +154,8 @@ class Bag:
             PropertyError: the value is refused, or there is no such property.
         """
         value, text = self.codec.accept(self.subject, name, value)
+        if text is None and name in self.live and name not in self.texts:
+            return self._replace(name, value, self.live[name])
         before, before_text = ABSENT, self.texts.get(name)
         if before_text is None:
             before = self.read(name)
@@ -179,6 +181,18 @@ class Bag:
             del self.texts[name]
         self.live[name] = value
         return value, old
+
+    def _replace(self, name: str, value: Any, before: Any) -> tuple[Any, Any]:
+        """Set a value that cannot be changed in place, where another such is: the common case, and nothing else."""
+        own = self._own.get(name)
+        if _same(value, before):
+            if own or (own is None and name in self.stored):
+                return value, value
+            before = value
+        self._log.append((self, name, self.live[name], None, own))
+        self._own[name] = True
+        self.live[name] = value
+        return value, before
 
     def remove(self, name: str) -> tuple[Any, Any]:
         """Delete a value.
@@ -318,8 +332,8 @@ def _same(new: Any, old: Any) -> bool:
     """Tell whether two immutable values read the same: 1, 1.0 and True do not, nor do 0.0 and -0.0."""
     if new is old:
         return True
-    kind = type(new)
-    return kind is type(old) and new == old and (kind not in _TEXTUAL or repr(new) == repr(old))
+    kind = new.__class__
+    return kind is old.__class__ and new == old and (kind not in _TEXTUAL or repr(new) == repr(old))
 
 
 def _restore(mapping: dict[str, Any], name: str, value: Any) -> None:

@@ -72,6 +72,7 @@ class Effects(msgspec.Struct, eq=False):
         around: what stands in for a rule's id where the middleware around the whole event does something; another
             one in a turn that repeats a rule, so that no two turns on one event derive the same event ids.
         is_over: the turn has ended; nothing can be asked for any more.
+        asked: something was asked for, though it may have been undone since.
         within: what ran when the turn began, if that is part of a turn itself: one of another bus.
     """
 
@@ -82,6 +83,7 @@ class Effects(msgspec.Struct, eq=False):
     around: str = "middleware"
     is_over: bool = False
     within: Context[Any] | None = None
+    asked: bool = False
 
     def emit(
         self,
@@ -163,6 +165,7 @@ class Effects(msgspec.Struct, eq=False):
         self.state.log.append(Cancelled(key))
 
     def _check_open(self, verb: str, ctx: Context[Any]) -> None:
+        self.asked = True
         if self.is_over:
             raise SubjectStateError(
                 f"ctx.{verb} after the turn of {self.state.name} has ended; await what the rule starts, or emit "

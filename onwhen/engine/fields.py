@@ -248,11 +248,11 @@ def _shown(value: Any) -> str:
 
 def _is_simple(value: Any) -> bool:
     """Tell at a glance that a value is JSON; other JSON values take a closer look."""
-    kind = type(value)
-    if kind is str:
-        return bool(value.isascii())
+    kind = value.__class__
     if kind is int:
-        return bool(-_SMALL < value < _SMALL)
+        return -_SMALL < value < _SMALL  # type: ignore[no-any-return]
+    if kind is str:
+        return value.isascii()  # type: ignore[no-any-return]
     return kind is bool or value is None or (kind is float and isfinite(value))
 
 

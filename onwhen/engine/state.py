@@ -67,7 +67,7 @@ class State:
         operations: what was asked for, in order, or None where nobody will want to ask again.
     """
 
-    __slots__ = ("ext", "log", "name", "operations", "properties", "schema", "version")
+    __slots__ = ("_may_be_flushed", "ext", "log", "name", "operations", "properties", "schema", "version")
 
     def __init__(self, name: str, codec: Codec, ext_codec: Codec, record: SubjectRecord, schema: int) -> None:
         self.name = name
@@ -77,6 +77,7 @@ class State:
         self.version = record.version
         self.schema = schema
         self.operations: list[Operation] | None = None
+        self._may_be_flushed = False
 
     def set(
         self, name: str, value: Any, muted: bool = False, extra: Mapping[str, Any] | None = None
@@ -89,7 +90,9 @@ class State:
         bag = self.properties
         new, old = bag.write(name, _called(bag, name, value) if callable(value) else value)
         if new is not old:
-            self.log.append(Change(name, self._kept(name, old), self._kept(name, new), "changed", muted, extra))
+            kept = old if old.__class__ in values.ATOMS else self._kept(name, old)
+            now = new if new.__class__ in values.ATOMS else self._kept(name, new)
+            self.log.append(Change(name, kept, now, "changed", muted, extra))
         if self.operations is not None:
             self.operations.append(("set", name, value if callable(value) else new, muted, extra))
         return new, old
@@ -153,6 +156,7 @@ class State:
         for name in self.ext.written():
             self.ext.drop(name)
         self.log.append(Change("", None, None, "flushed"))
+        self._may_be_flushed = True
         self.operations = operations
         if operations is not None:
             operations.append(("flush", "", None, False, None))
@@ -165,7 +169,7 @@ class State:
     @property
     def flushed(self) -> bool:
         """Whether the subject was deleted since it was loaded; it may have been written again after that."""
-        return "flushed" in [entry.kind for entry in self.log if type(entry) is Change]
+        return self._may_be_flushed and "flushed" in [entry.kind for entry in self.log if type(entry) is Change]
 
     def ensure_writable(self) -> None:
         """Do nothing; a state that can only be read raises `SubjectStateError`."""
@@ -230,6 +234,7 @@ class State:
                 self.ext.committed(write.set_ext, write.delete_ext)
         self.log.clear()
         self.operations = None
+        self._may_be_flushed = False
 
 
 class Snapshot(State):

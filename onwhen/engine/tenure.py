@@ -20,6 +20,7 @@ import msgspec
 from onwhen.engine.dispatch import LATER, Dispatcher
 from onwhen.engine.feed import Feed
 from onwhen.engine.handling import Committed, Handling, Ran, Sent
+from onwhen.engine.promise import Promise
 from onwhen.engine.recovery import Held, Suspects, read_begun
 from onwhen.engine.relay import Relay
 from onwhen.engine.resend import a_few_times, commit_surely, pause
@@ -304,8 +305,12 @@ class Tenure:
                         refused = error
                     else:
                         # Most turns come here. They wait for the store without a task.
-                        answer = asyncio.ensure_future(self._store.commit(ran.commit))
-                        answer.add_done_callback(partial(self._answered, work, ran))
+                        answer = self._store.commit(ran.commit)
+                        tell = partial(self._answered, work, ran)
+                        if isinstance(answer, Promise):
+                            answer.then(tell)
+                        else:
+                            asyncio.ensure_future(answer).add_done_callback(tell)
                         return LATER
                 self._follow_up(work, await self._handling.committed(work, refused))
         except StoreError as error:
@@ -320,7 +325,7 @@ class Tenure:
             if self._may_begin():
                 self._follow_up(work, await self._handling.committed(work))
 
-    def _answered(self, work: Work, ran: Ran, answer: asyncio.Future[CommitResult]) -> None:
+    def _answered(self, work: Work, ran: Ran, answer: Promise[CommitResult] | asyncio.Future[CommitResult]) -> None:
         """Take the store's first answer to the commit of a turn."""
         subject = work.event.subject
         try:

@@ -328,7 +328,9 @@ class Turn(Effects, kw_only=True):
     def _keep(self, run: RuleRun, mark: Savepoint, occurrence: Occurrence) -> None:
         """Note what a run did, and queue the reactions to it."""
         for entry in self.state.log[mark:]:
-            kind = type(entry)
+            kind = entry.__class__
+            if kind is tuple:  # how to undo a write
+                continue
             if kind is Change:
                 self._consider(entry, run, occurrence)
                 run.changes += (entry,)
@@ -461,7 +463,8 @@ class Turn(Effects, kw_only=True):
     def commit(self, partition: int, token: str | None, handled: Position | None) -> Commit:
         """Return what has to be stored."""
         state = self.state
-        write, left = (state.write(), self.left()) if state.log else (None, NOTHING_LEFT)
+        write = state.write() if state.log else None
+        left = self.left() if self.asked or state.flushed else NOTHING_LEFT
         return Commit(
             partition=partition,
             subject=state.name,

@@ -75,7 +75,14 @@ def reading() -> Iterator[None]:
     except StoreError:
         raise
     except Exception as error:
-        raise StoreCorrupt(f"something that is stored in Redis is damaged, and left as it is: {error}") from error
+        raise damaged(error) from error
+
+
+def damaged(error: Exception) -> StoreCorrupt:
+    """Return the error for something that cannot be read."""
+    corrupt = StoreCorrupt(f"something that is stored in Redis is damaged, and left as it is: {error}")
+    corrupt.__cause__ = error
+    return corrupt
 
 
 # -- positions

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from onwhen.engine.promise import Promise
 from onwhen.errors import StoreError, StoreFormatError
 from onwhen.storage.redis._connection import Connection, Mark, Script, Word
-from onwhen.storage.redis._encoding import reading
+from onwhen.storage.redis._encoding import damaged
 from onwhen.storage.redis._keys import PartitionKeys
 
 __all__ = ["Job", "Kind", "Lane", "refusal"]
@@ -55,7 +56,7 @@ class Job:
         size: of its words, about (bytes).
     """
 
-    __slots__ = ("fenced", "future", "keys", "kind", "read", "size", "token", "words")
+    __slots__ = ("answer", "fenced", "keys", "kind", "read", "size", "token", "words")
 
     def __init__(
         self,
@@ -74,7 +75,7 @@ class Job:
         self.token = token
         self.fenced = fenced
         self.size = size
-        self.future: asyncio.Future[Any]
+        self.answer: Promise[Any] = Promise()
 
 
 class Lane:
@@ -121,14 +122,12 @@ class Lane:
         """
         return await self.begin(job)
 
-    def begin(self, job: Job) -> asyncio.Future[Any]:
+    def begin(self, job: Job) -> Promise[Any]:
         """Have a call made after those before; what is returned has its result, or raises as `do` does."""
-        loop = asyncio.get_running_loop()
-        job.future = loop.create_future()
         self._queue.append(job)
         if self._task is None:
-            self._task = loop.create_task(self._work())
-        return job.future
+            self._task = asyncio.get_running_loop().create_task(self._work())
+        return job.answer
 
     async def settled(self) -> None:
         """Wait until all calls up to now have ended."""
@@ -204,15 +203,14 @@ class Lane:
                 _fail(jobs, refusal(answer, self._keys))
             return
         for job, one in zip(jobs, answers, strict=True):
-            if job.future.done():
-                continue  # whoever asked was cancelled
             try:
-                with reading():
-                    result = job.read(one, low)
+                result = job.read(one, low)
             except StoreError as error:
-                job.future.set_exception(error)
+                job.answer.fail(error)
+            except Exception as error:
+                job.answer.fail(damaged(error))
             else:
-                job.future.set_result(result)
+                job.answer.keep(result)
 
     async def _send(self, jobs: list[Job], kind: Kind, low: int) -> Any:
         token = jobs[0].token
@@ -255,13 +253,13 @@ def _nothing(answer: Any, low: int) -> None:
 
 
 def _tell(job: Job, result: Any) -> None:
-    if not job.future.done():
-        job.future.set_result(result)
+    if not job.answer.is_kept:
+        job.answer.keep(result)
 
 
 def _fail(jobs: Iterable[Job], error: StoreError) -> None:
     for job in jobs:
-        if not job.future.done():
+        if not job.answer.is_kept:
             own = type(error)(*error.args)  # one for each: who catches it adds to its traceback
             own.__cause__ = error.__cause__
-            job.future.set_exception(own)
+            job.answer.fail(own)

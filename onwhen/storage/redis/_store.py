@@ -12,6 +12,7 @@ from typing import Final
 
 from onwhen.engine.clock import Clock
 from onwhen.engine.events import Event
+from onwhen.engine.promise import Promise
 from onwhen.engine.shared import Acquired, Delivered, Fired, Outgoing, PartitionState, Renewed, Token, WorkerState
 from onwhen.engine.store import (
     Accepted,
@@ -173,7 +174,7 @@ class RedisStore:
         """Return a subject; see `Store.load`."""
         return await self._listing.load(subject)
 
-    def commit(self, commit: Commit) -> asyncio.Future[CommitResult]:
+    def commit(self, commit: Commit) -> Promise[CommitResult]:
         """Store one turn's effects; see `Store.commit`."""
         try:
             deployment = self._deployment
@@ -188,8 +189,8 @@ class RedisStore:
             )
             return deployment.lane(partition).begin(job)
         except StoreError as error:
-            refused: asyncio.Future[CommitResult] = asyncio.get_running_loop().create_future()
-            refused.set_exception(error)
+            refused: Promise[CommitResult] = Promise()
+            refused.fail(error)
             return refused
 
     def subjects(self, prefix: str = "") -> AsyncIterator[SubjectRecord]:
