@@ -64,7 +64,7 @@ class Worker:
         lease: float = 10.0,
         own: Collection[int] | None = None,
         grace: float = 30.0,
-        prefetch: int = 500,
+        prefetch: int = int(__import__("os").environ.get("PREFETCH", "500")),
         max_age: float = 60.0,
         stall: float = 60.0,
     ) -> None:
