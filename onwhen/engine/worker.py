@@ -217,6 +217,9 @@ class Worker:
         for number, tenure in self._tenures.items():
             if (oldest := tenure.oldest()) is not None:
                 self._oldest_ages[number] = max(0.0, (now - oldest).total_seconds())
+        for number in self._unowned():
+            if (oldest := self._states[number].oldest) is not None:
+                self._oldest_ages[number] = max(0.0, (now - oldest).total_seconds())
 
     async def _answer(self, call: Awaitable[_T], patience: float | None = None) -> _T | None:
         """Return what the store answers; None if it does not, which is noted. A late answer is as good as none.
@@ -235,8 +238,10 @@ class Worker:
         except (StoreFormatError, StoreCorrupt):
             raise
         except StoreError as error:
+            self.bus.tally.store_errors += 1
             self._trouble = error
         except TimeoutError:
+            self.bus.tally.store_errors += 1
             self._trouble = StoreError(f"no answer within {patience or self._lease:g} s")
         else:
             self._answered, self._trouble = self._loop.time(), None
@@ -390,6 +395,11 @@ class Worker:
         for tenure in self._tenures.values():
             tenure.forget(subject)
 
+    def _unowned(self) -> frozenset[int]:
+        """Return which partitions nobody owned when it was last looked, and we do not own since."""
+        ownerless = (number for number, state in self._states.items() if state.owner is None)
+        return frozenset(number for number in ownerless if number not in self._tenures)
+
     def _check_own(self) -> None:
         most = self._store.partitions
         if self._own is not None and not all(0 <= number < most for number in self._own):
@@ -436,9 +446,12 @@ class Worker:
     def status(self) -> WorkerStatus:
         """Return how it fares."""
         owned = frozenset(number for number, tenure in self._tenures.items() if not tenure.is_over)
-        states = [self._states[number] for number in owned if number in self._states]
-        age = max((self._oldest_ages[number] for number in owned if number in self._oldest_ages), default=None)
         is_running = self._started.is_set()
+        unowned = self._unowned() if is_running else frozenset()
+        shown = owned | unowned
+        backlogs = {number: state.backlog for number, state in self._states.items() if number in shown}
+        ages = {number: age for number, age in self._oldest_ages.items() if number in shown}
+        age = max((ages[number] for number in owned if number in ages), default=None)
         now = self._loop.time() if is_running else 0.0
         reason = ""
         if not is_running:
@@ -460,8 +473,11 @@ class Worker:
             owned=owned,
             share=self._share,
             partitions=self._store.partitions if is_running else 0,
-            backlog=sum(state.backlog for state in states),
+            backlog=sum(backlogs[number] for number in owned if number in backlogs),
             oldest_age=age,
+            backlogs=backlogs,
+            oldest_ages=ages,
+            unowned=unowned,
             is_ready=not reason,
             reason=reason,
             turns=self._count_turns(),
