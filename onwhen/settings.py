@@ -7,7 +7,7 @@ defaults are those of `Limits` and `RetryPolicy`.
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, FiniteFloat, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -117,6 +117,10 @@ class Settings(BaseSettings):
     )
     middleware: Annotated[tuple[Chosen, ...], NoDecode, BeforeValidator(chosen_from)] = Field(
         (), description="what is wrapped around all rules or events, outermost first (names or JSON)"
+    )
+
+    log_format: Literal["text", "json"] = Field(
+        "text", description="how a worker writes log records, if its application has not set logging up (text or json)"
     )
 
     def storage(self, url: str | None = None) -> dict[str, Any]:

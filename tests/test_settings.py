@@ -48,6 +48,7 @@ def test_every_setting_comes_from_the_environment(monkeypatch: pytest.MonkeyPatc
         "EXPLAIN_SAMPLE": "0.25",
         "EXPLANATIONS": "11",
         "MIDDLEWARE": "logging",
+        "LOG_FORMAT": "json",
     }
     assert {name.lower() for name in given} == set(Settings.model_fields)
     for name, value in given.items():
@@ -55,6 +56,7 @@ def test_every_setting_comes_from_the_environment(monkeypatch: pytest.MonkeyPatc
     settings = Settings()
     assert (settings.source, settings.store, settings.dedup_window) == ("/desk", "sqlite:///desk.db", 0)
     assert [one.name for one in settings.middleware] == ["logging"]
+    assert settings.log_format == "json"
     assert settings.storage() == {"partitions": 9, "dedup_window": 0, "explanations": 11}
     shared = {"partitions": 9, "dedup_window": 0, "key_prefix": "desk", "max_backlog": 10, "explanations": 11}
     assert settings.storage("redis+cluster://host") == shared
@@ -94,6 +96,7 @@ def test_every_setting_says_its_unit() -> None:
         "(true or false)",
         "(share from 0 to 1)",
         "(text)",
+        "(text or json)",
     )
     for name, field in Settings.model_fields.items():
         assert field.description, name

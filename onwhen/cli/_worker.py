@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from onwhen.cli._app import App, find_app, make_bus
 from onwhen.cli._changes import Changes
 from onwhen.cli._ending import RESTARTS, STALLED, Ending, LastMoments, begin_again, restarts
+from onwhen.cli._logs import show_logs
 from onwhen.cli._opening import store_named
 from onwhen.cli._options import UsageError
 from onwhen.cli._own import owned
@@ -61,6 +62,7 @@ def run_worker(options: WorkerOptions) -> int:
     """
     gc.set_threshold(*_GENERATIONS)
     app = find_app(options.app)
+    show_logs(Settings().log_format)
     run = _Run(options, app, _shared(options), _listening(options))
     try:
         asyncio.run(run.run())

@@ -51,3 +51,17 @@ def test_a_replay_wraps_it_too(chosen: str, onwhen: Onwhen, tmp_path: Path, monk
     assert onwhen("replay", "rules", "events.ndjson", "--dump", "state.ndjson").code == 0
     [state] = map(json.loads, (tmp_path / "state.ndjson").read_text().splitlines())
     assert state["properties"] == {"n": 1 if "deduplication" in chosen else 3}
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_worker_writes_log_records_to_standard_error(form: str, launch: Launch, onwhen: Onwhen) -> None:
+    """In the form that the settings ask for."""
+    worker = launch("worker", APP, ONWHEN_MIDDLEWARE="logging", ONWHEN_LOG_FORMAT=form)
+    worker.says("owns 4 of 4 partitions")
+    assert onwhen("emit", "order.printed", "order:1", "--wait", "20").code == 0
+    if form == "text":
+        worker.says(" INFO onwhen: order.printed to order:1: handled")
+    else:
+        worker.says('"outcome": "handled"')
+        records = [json.loads(line) for line in worker.told.splitlines() if '"order.printed"' in line]
+        assert [record["outcome"] for record in records] == ["failed", "handled"]
