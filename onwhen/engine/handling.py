@@ -14,6 +14,7 @@ import msgspec
 
 from onwhen.engine.arrivals import Call
 from onwhen.engine.endings import timed
+from onwhen.engine.explaining import is_sampled
 from onwhen.engine.outcomes import Outcome
 from onwhen.engine.partitions import partition_of
 from onwhen.engine.recovery import Suspects
@@ -100,8 +101,10 @@ class Handling:
         token: str | None = None,
     ) -> None:
         self.most_hot = bus.limits.hot_subjects
+        self._share = bus.limits.explain_sample
         self._bus = bus
         self._store = bus.store
+        self._tally = bus.tally
         self._partitions = bus.store.partitions
         self._loop = loop
         self._suspects = suspects
@@ -210,6 +213,7 @@ class Handling:
         sent = await self._send(work, ran.commit)
         result = sent.result
         if result.answer is Answer.CONFLICT:
+            self._tally.conflicts += 1
             return None
         if result.answer is Answer.OK and sent.is_first_answer:
             self.keep(ran, result)
@@ -222,6 +226,7 @@ class Handling:
         if known is None or refused is not None:
             known, refused = await self._load(name, refused)
         bus = self._bus
+        share = self._share
         turn = Turn(
             event=work.event,
             subject_type=known[0],
@@ -230,6 +235,7 @@ class Handling:
             retry=work.retry,
             refused=refused,
             now=work.now,
+            explains=work.explains or (share > 0 and is_sampled(work.event.correlation_id, share)),
         )
         if (seconds := bus.limits.turn_timeout) is None:
             await turn.run()
@@ -242,6 +248,7 @@ class Handling:
     async def _load(
         self, name: str, refused: BaseException | None
     ) -> tuple[tuple[type[Subject], State], BaseException | None]:
+        self._tally.loads += 1
         record = await self._store.load(name)
         cls = self._bus.rulebook.subject_type(name)
         if refused is None:

@@ -11,25 +11,27 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from contextvars import ContextVar
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from inspect import isawaitable
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
-from onwhen.engine import cascades
+from onwhen.engine import accounting, cascades, explaining
 from onwhen.engine.chain import Call, Middleware, compose
 from onwhen.engine.context import DEFERRED, Context
 from onwhen.engine.effects import NOTHING_LEFT, Cancelled, Effects, Refused
 from onwhen.engine.endings import ends_the_turn, timed
 from onwhen.engine.events import Event
 from onwhen.engine.occurrences import Occurrence, event_type_of
-from onwhen.engine.outcomes import Outcome, RuleRun, failure_of
-from onwhen.engine.retries import GiveUp, Park, RetryAfter, RetryDecision, RetryPolicy
+from onwhen.engine.outcomes import Outcome, RuleRun
+from onwhen.engine.retries import RetryPolicy
 from onwhen.engine.rulebook import Match
+from onwhen.engine.rules import Condition
+from onwhen.engine.setbacks import set_aside
 from onwhen.engine.state import Change, Savepoint, Snapshot, State
-from onwhen.engine.store import Commit, DeadLetter, Position, Retry, Timer, key_of
+from onwhen.engine.store import Commit, DeadLetter, Position, Retry, Timer
 from onwhen.engine.subjects import Subject
 from onwhen.errors import (
     CascadeLimit,
@@ -52,7 +54,6 @@ OPEN_TURNS: ContextVar[tuple[Turn, ...]] = ContextVar("onwhen_open_turns", defau
 _RUNNING: ContextVar[Context[Any] | None] = ContextVar("onwhen_running", default=None)
 """The context of the run that the running code is part of; what a rule has started keeps that of the rule."""
 
-_END_OF_TIME: Final = datetime.max.replace(tzinfo=UTC)
 _ONCE: Final = RetryPolicy()
 _UNTIL_RESUMED: Final = RetryPolicy(on_exhausted="park")
 _HOPELESS: Final = {  # whatever the policy, another attempt would end the same way
@@ -76,6 +77,7 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
         retry: the waiting retry that this turn runs; then only its rule is run on the event.
         refused: why the subject could not be loaded as what it is; then no rule is run, and the event fails.
         now: when the turn begins, if that is known already.
+        explains: it is to be noted what each rule was asked, and kept with the commit.
     """
 
     event: Event
@@ -85,6 +87,7 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
     retry: Retry | None = None
     refused: BaseException | None = None
     now: datetime | None = None
+    explains: bool = False
     _subject: Subject = cast(Subject, None)  # these two are made at once
     _effects: Effects = cast(Effects, None)
     _queue: deque[Occurrence] | tuple[()] = ()
@@ -95,6 +98,8 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
     _error: BaseException | None = None
     _retry_at: datetime | None = None
     _is_parked: bool = False
+    _has_failed: bool = False
+    _is_of_trigger: bool = False  # the latest failure: a predicate of a trigger raised
 
     def __post_init__(self) -> None:
         if self.refused is not None:
@@ -230,8 +235,7 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
         ctx: Context[Any] = Context(self._subject, rule, occurrence, self._effects, attempt, outer)
         run = RuleRun(rule=rule.id, event_type=occurrence.type, attempt=attempt)
         if occurrence.change is not None:
-            run.property = occurrence.change.property
-            run.cause = occurrence.cause[0]
+            run.change, run.property, run.cause = occurrence.change, occurrence.change.property, occurrence.cause[0]
         self._runs.append(run)
         _RUNNING.set(ctx)
         mark = len(state.log)
@@ -250,11 +254,13 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
             if ends_the_turn(error):
                 raise
             self._undo_failed(ctx, mark, error)
+            self._note_failure(match, ctx, run)
             event, policy = self._event_of(occurrence, error, rule.retry or self.bus.limits.retry)
             run.retry_at, run.parked = self._set_aside(event, rule.id, attempt, error, policy)
         else:
             if ctx._error is not None:
                 run.status, run.error, run.handled = "failed", ctx._error, True
+                self._note_failure(match, ctx, run)
             elif ctx._stopped_by:
                 run.status, run.stopped_by = "stopped", ctx._stopped_by
             elif run.status == "skipped":
@@ -267,16 +273,25 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
 
     async def _attempt(self, match: Match, ctx: Context[Any], run: RuleRun) -> None:
         """Run a rule if its trigger fits the values and its conditions hold."""
-        if match.guards and not any(guard(ctx) for guard in match.guards):
-            run.status = "skipped"
-            return
-        for condition in match.rule.conditions:
-            holds = condition.test(ctx)
-            if holds.__class__ is not bool and isawaitable(holds):
-                holds = await holds
-            if not holds:
-                run.status, run.condition = "skipped", condition
+        if self.explains:
+            if not await explaining.fits(match, ctx, run):
                 return
+        else:
+            condition: Condition | None = None
+            try:
+                if match.guards and not any(guard(ctx) for guard in match.guards):
+                    run.status = "skipped"
+                    return
+                for condition in match.rule.conditions:
+                    holds = condition.test(ctx)
+                    if holds.__class__ is not bool and isawaitable(holds):
+                        holds = await holds
+                    if not holds:
+                        run.status, run.condition = "skipped", condition
+                        return
+            except BaseException:
+                run.condition, self._is_of_trigger = condition, condition is None
+                raise
         if match.middleware:
             await (match.call or _prepare(match))(ctx)
         else:
@@ -292,6 +307,14 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
                 self.state.collect()
                 return
         self.state.rollback(mark)
+
+    def _note_failure(self, match: Match, ctx: Context[Any], run: RuleRun) -> None:
+        """Note what a rule that has failed was asked, if failures are explained."""
+        is_of_trigger, self._is_of_trigger = self._is_of_trigger, False
+        if run.status == "failed":
+            self._has_failed = True
+            if self.bus.limits.explain_failures:
+                explaining.note_failure(match, ctx, run, is_of_trigger=is_of_trigger)
 
     def _keep(self, run: RuleRun, mark: Savepoint, occurrence: Occurrence) -> None:
         """Note what a run did, and queue the reactions to it."""
@@ -350,6 +373,7 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
             rule, attempt = self.retry.rule, self.retry.attempt
             policy = next((known.retry for known in self.bus.rulebook.rules() if known.id == rule), None) or policy
         self._error = error
+        self._has_failed = self._has_failed or not isinstance(error, Postponed)
         policy = _HOPELESS.get(type(error), policy)
         self._retry_at, self._is_parked = self._set_aside(self.event, rule, attempt, error, policy)
 
@@ -362,6 +386,7 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
             limit=limit,
             cycle=cycle,
         )
+        self._has_failed = True
         self._set_aside(event, "", 1, error, _ONCE)
         return error
 
@@ -382,47 +407,15 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
         Returns:
             When the next attempt will be, if there will be one, and whether the subject is parked.
         """
-        now, key = self._effects.now, key_of(event, rule)
-        first_failed, first_attempt = now, 1
-        if self.retry is not None and self.retry.rule == rule and event is self.event:
-            first_failed, first_attempt = self.retry.first_failed, self.retry.first_attempt
-        decision: RetryDecision
-        if isinstance(error, Postponed):
-            decision = policy.postpone(error.delay, attempt=attempt, seed=key)
-            first_attempt += 1  # so that it does not count
-        else:
-            decision = policy.decide(error, attempt=attempt - first_attempt + 1, seed=key)
-        if not isinstance(decision, GiveUp):
-            parked = isinstance(decision, Park)
-            due = _later(now, decision.delay) if isinstance(decision, RetryAfter) else now
-            self._retries.append(
-                Retry(
-                    subject=event.subject,
-                    event=event,
-                    rule=rule,
-                    attempt=attempt + 1,
-                    due=due,
-                    in_order=policy.in_order,
-                    first_failed=first_failed,
-                    failure=failure_of(error),
-                    first_attempt=first_attempt,
-                    parked=parked,
-                )
-            )
-            return (None, True) if parked else (due, False)
-        self._dead.append(
-            DeadLetter(
-                id=key,
-                subject=event.subject,
-                event=event,
-                rule=rule,
-                failure=failure_of(error),
-                attempts=attempt,
-                first_failed=first_failed,
-                time=now,
-            )
-        )
-        return None, False
+        before = self.retry
+        if before is not None and not (before.rule == rule and event is self.event):
+            before = None
+        found = set_aside(event, rule, attempt, error, policy, now=self._effects.now, before=before)
+        if isinstance(found, DeadLetter):
+            self._dead.append(found)
+            return None, False
+        self._retries.append(found)
+        return (None, True) if found.parked else (found.due, False)
 
     # -- what came of it
 
@@ -430,6 +423,9 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
         """Return what has to be stored."""
         state = self.state
         write, left = (state.write(), self._effects.left()) if state.log else (None, NOTHING_LEFT)
+        explanation, has_failed = None, self._has_failed or bool(self._dead)
+        if self.explains or (has_failed and self.bus.limits.explain_failures):
+            explanation = accounting.explanation_of(self.outcome(), has_failed)
         return Commit(
             partition=partition,
             subject=state.name,
@@ -444,18 +440,25 @@ class Turn(msgspec.Struct, eq=False, kw_only=True):
             cancel_all=left.flushed,
             retries=self._retries,
             dead=self._dead,
+            explanation=explanation,
         )
 
     def outcome(self) -> Outcome:
         """Return what the rules did."""
-        return Outcome(
+        outcome = Outcome(
             event=self.event,
             runs=tuple(self._runs),
             error=self._error,
             retry_at=self._retry_at,
             parked=self._is_parked,
             dead=tuple(self._dead),
+            time=self._effects.now,
         )
+        if self.retry is not None:
+            outcome.rule = self.retry.rule
+        if self.explains:
+            outcome.is_explained = True
+        return outcome
 
 
 # -- what is innermost in a chain ----------------------------------------------------------------------------------
@@ -481,10 +484,3 @@ def _prepare(match: Match) -> Call:
     """Compose what is around a rule, once."""
     match.call = compose(match.middleware, _invoke)
     return match.call
-
-
-def _later(now: datetime, delay: timedelta) -> datetime:
-    try:
-        return now + delay
-    except OverflowError:
-        return _END_OF_TIME
