@@ -2,10 +2,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo fleet test check simulate simulate-fleet chaos chaos-fleet bench bench-durable bench-fleet soak format clean
+.PHONY: help setup demo fleet test check simulate simulate-fleet chaos chaos-fleet bench bench-durable bench-fleet bench-middleware soak format clean
 
 help: ## List these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ifeq ($(origin PYTHON),command line) # asked for another Python than the one in .venv: that is made anew
 ifneq ($(shell $(BIN)/python -V 2>&1),$(shell $(PYTHON) -V 2>&1))
@@ -54,6 +54,9 @@ bench-durable: setup ## Measure the SQLite store, next to what the disk can do
 
 bench-fleet: setup ## Measure workers over Redis, next to peers and a hand-written loop
 	$(BIN)/python -m benchmarks.fleet
+
+bench-middleware: setup ## Measure what each middleware adds to an event
+	$(BIN)/python -m benchmarks.middleware
 
 soak: setup ## Ten minutes of a mixed load on a file, to see whether anything grows
 	$(BIN)/python -m benchmarks.durable.soak

@@ -16,11 +16,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
-from benchmarks.cases import Case
-
-__all__ = ["ROOT", "BenchmarkError", "Contender", "Effort", "Series", "Worker", "measure"]
+__all__ = ["ROOT", "BenchmarkError", "Contender", "Effort", "Named", "Series", "Worker", "measure", "measure_in_turn"]
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 _ANSWER_TIMEOUT: Final = 120.0
@@ -29,6 +27,15 @@ _ANSWER_TIMEOUT: Final = 120.0
 
 class BenchmarkError(Exception):
     """The measurement could not be made; the message says why."""
+
+
+class Named(Protocol):
+    """A case: something that workers know by a name."""
+
+    @property
+    def name(self) -> str:
+        """What a worker is told to get ready."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +79,7 @@ class Series:
         events: how many events a round had (a count).
         nanoseconds: time per event, one entry a round, in the order in which they were run.
         on_cpu: the share of that time in which it had a CPU, 0 to 1; what is missing, other programs took.
+        cpu: CPU time per event, one entry a round as above, in nanoseconds.
     """
 
     contender: str
@@ -80,6 +88,7 @@ class Series:
     events: int
     nanoseconds: tuple[float, ...]
     on_cpu: float
+    cpu: tuple[float, ...] = ()
 
 
 class Worker:
@@ -94,7 +103,7 @@ class Worker:
 
     @classmethod
     @asynccontextmanager
-    async def start(cls, contender: Contender, case: Case) -> AsyncIterator[Self]:
+    async def start(cls, contender: Contender, case: Named) -> AsyncIterator[Self]:
         """Run a worker for as long as the block lasts.
 
         Raises:
@@ -131,22 +140,26 @@ class Worker:
         return max(round(events * wanted / took), 1)
 
 
-async def measure(case: Case, contenders: Sequence[Contender], effort: Effort) -> list[Series]:
-    """Measure a case, the contenders in turn.
+async def measure(case: Named, contenders: Sequence[Contender], effort: Effort) -> list[Series]:
+    """Measure a case, the contenders in turn; see `measure_in_turn`."""
+    return await measure_in_turn([(contender, case) for contender in contenders], effort)
+
+
+async def measure_in_turn(pairs: Sequence[tuple[Contender, Named]], effort: Effort) -> list[Series]:
+    """Measure contenders with a case each, in turn.
 
     Args:
-        case: what to measure.
-        contenders: whom; the order is the order within each turn.
+        pairs: whom, and what of it; the order is the order within each turn.
         effort: how much.
 
     Returns:
-        One series a contender, in the same order; entry `i` of each was measured in the same turn.
+        One series a pair, in the same order; entry `i` of each was measured in the same turn.
 
     Raises:
         BenchmarkError: a worker failed.
     """
     async with AsyncExitStack() as stack:
-        workers = [await stack.enter_async_context(Worker.start(contender, case)) for contender in contenders]
+        workers = [await stack.enter_async_context(Worker.start(*pair)) for pair in pairs]
         events = [await worker.calibrate(effort.seconds) for worker in workers]
         for worker, number in zip(workers, events, strict=True):
             await worker.round(number)
@@ -162,6 +175,7 @@ async def measure(case: Case, contenders: Sequence[Contender], effort: Effort) -
                 events=number,
                 nanoseconds=tuple(nanoseconds / number for nanoseconds, _ in times),
                 on_cpu=min(sum(on_cpu for _, on_cpu in times) / sum(nanoseconds for nanoseconds, _ in times), 1.0),
+                cpu=tuple(on_cpu / number for _, on_cpu in times),
             )
             for worker, number, times in zip(workers, events, taken, strict=True)
         ]

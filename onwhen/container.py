@@ -15,6 +15,7 @@ from onwhen.engine.rules import RuleSet
 from onwhen.engine.store import Store
 from onwhen.engine.subjects import Subject
 from onwhen.errors import ContainerError
+from onwhen.middleware._registry import switch_on
 from onwhen.settings import Settings
 from onwhen.storage import create_storage
 
@@ -36,7 +37,9 @@ def _bus(settings: Settings, store: Store, clock: Clock, limits: Limits) -> Even
                 f"the provider {provider!r} gives {value!r:.200}, which is not what a bus needs; override it with "
                 f"providers.Object(...) around one that is made, or with a provider that makes one"
             )
-    return EventBus(store=store, clock=clock, limits=limits, source=settings.source)
+    bus = EventBus(store=store, clock=clock, limits=limits, source=settings.source)
+    switch_on(bus, settings.middleware)
+    return bus
 
 
 def _handlers(bus: EventBus) -> Handlers:
@@ -64,7 +67,7 @@ class Container(containers.DeclarativeContainer):
         limits: what the engine allows, from the settings.
         subject_storage: the store, where the settings say, in memory by default; override it with
             `providers.Object(create_..._storage())`.
-        event_bus: the `EventBus`, one per container.
+        event_bus: the `EventBus`, one per container, with the middleware that the settings name.
         handlers: `on, when, middleware, emit = container.handlers()`.
         subject: `container.subject("device:7")`, to be worked on outside a turn.
         include, exclude: take rule sets in and out.

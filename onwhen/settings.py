@@ -7,15 +7,16 @@ defaults are those of `Limits` and `RetryPolicy`.
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, FiniteFloat, PositiveInt, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from onwhen.engine.events import DEFAULT_SOURCE
 from onwhen.engine.limits import Limits
 from onwhen.engine.retries import RetryPolicy
 from onwhen.errors import SettingError
+from onwhen.middleware._registry import Chosen, chosen_from
 from onwhen.storage._urls import is_redis
 
 __all__ = ["Settings"]
@@ -87,6 +88,12 @@ class Settings(BaseSettings):
         _RETRY.factor, description="each further wait is this many times longer (factor)"
     )
     retry_max_delay: _Duration = Field(_RETRY.max_delay, description="no wait is longer (seconds or ISO 8601)")
+    explain_failures: bool = Field(
+        _LIMITS.explain_failures, description="the store keeps why, of turns in which something failed (true or false)"
+    )
+    explain_sample: Annotated[FiniteFloat, Field(ge=0, le=1)] = Field(
+        _LIMITS.explain_sample, description="of how many of all cascades the store keeps why (share from 0 to 1)"
+    )
     store: str = Field(
         "memory://",
         min_length=1,
@@ -105,6 +112,16 @@ class Settings(BaseSettings):
         100_000,
         description="pending events of a partition in Redis above which no more are taken (count)",
     )
+    explanations: Annotated[int, Field(ge=0)] = Field(
+        1_000, description="explanations that each partition keeps of what turns did (count)"
+    )
+    middleware: Annotated[tuple[Chosen, ...], NoDecode, BeforeValidator(chosen_from)] = Field(
+        (), description="what is wrapped around all rules or events, outermost first (names or JSON)"
+    )
+
+    log_format: Literal["text", "json"] = Field(
+        "text", description="how a worker writes log records, if its application has not set logging up (text or json)"
+    )
 
     def storage(self, url: str | None = None) -> dict[str, Any]:
         """Return what `create_storage` is to be given beside an address.
@@ -112,7 +129,7 @@ class Settings(BaseSettings):
         Args:
             url: the address; None for that of the settings.
         """
-        given: dict[str, Any] = {"partitions": self.partitions}
+        given: dict[str, Any] = {"partitions": self.partitions, "explanations": self.explanations}
         is_shared = is_redis(self.store if url is None else url)
         if is_shared:
             given |= {"key_prefix": self.key_prefix, "max_backlog": self.max_backlog}
@@ -136,6 +153,8 @@ class Settings(BaseSettings):
                 factor=self.retry_factor,
                 max_delay=self.retry_max_delay,
             ),
+            explain_failures=self.explain_failures,
+            explain_sample=self.explain_sample,
         )
 
 
@@ -147,5 +166,6 @@ def _setting_error(error: ValidationError, values: dict[str, Any]) -> SettingErr
         name = field if field in values else _PREFIX + field.upper()
         declared = Settings.model_fields.get(field)
         meaning = f" [{declared.description}]" if declared is not None else ""
-        problems[name] = f"{name}={found['input']!r:.80}: {found['msg']}{meaning}"
+        told = found["msg"].removeprefix("Value error, ")  # which pydantic puts before what validators say
+        problems[name] = f"{name}={found['input']!r:.80}: {told}{meaning}"
     return SettingError("; ".join(problems.values()), settings=tuple(problems))

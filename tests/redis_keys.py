@@ -20,6 +20,7 @@ _ONCE: Final = re.compile(r"\{(?P<prefix>[^{}]+)\}:(meta|workers)")
 _PART: Final = re.compile(
     r"\{(?P<prefix>[^{}]+?):p\d+(?:\.\d+)?\}:(?:(?P<name>" + "|".join(FIXED) + r")|s:(?P<subject>.*))", re.DOTALL
 )
+_CELL: Final = re.compile(r"\{(?P<prefix>[^{}]+):cell:[0-9a-f]{8}\}/.*", re.DOTALL)
 _PAGE: Final = 5_000
 _ORDER: Final = 34  # characters of a due moment and an order number
 _NUMBER: Final = 16  # characters of an order number
@@ -48,9 +49,13 @@ def strays(*servers: RedisServer, prefix: str | None = None) -> list[str]:
     for server in servers:
         partitions: dict[str, dict[str, str]] = defaultdict(dict)
         for key in keys_of(server):
-            found = _PART.fullmatch(key) or _ONCE.fullmatch(key)  # the latter matches a partition's meta too
+            # the second matches a partition's meta too
+            found = _PART.fullmatch(key) or _ONCE.fullmatch(key) or _CELL.fullmatch(key)
             if found is None or prefix not in (None, found["prefix"]):
                 wrong.append(f"{key!r} is no key of the store")
+            elif found.re is _CELL:
+                if server.ask("PTTL", key) == -1:
+                    wrong.append(f"{key!r} is a cell that stays for ever")
             elif found.re is _PART:
                 partitions[key[: key.index("}") + 1]][key[key.index("}") + 2 :]] = key
         for tag, keys in partitions.items():

@@ -44,14 +44,21 @@ def test_every_setting_comes_from_the_environment(monkeypatch: pytest.MonkeyPatc
         "KEY_PREFIX": "desk",
         "PARTITIONS": "9",
         "MAX_BACKLOG": "10",
+        "EXPLAIN_FAILURES": "false",
+        "EXPLAIN_SAMPLE": "0.25",
+        "EXPLANATIONS": "11",
+        "MIDDLEWARE": "logging",
+        "LOG_FORMAT": "json",
     }
     assert {name.lower() for name in given} == set(Settings.model_fields)
     for name, value in given.items():
         monkeypatch.setenv(f"ONWHEN_{name}", value)
     settings = Settings()
     assert (settings.source, settings.store, settings.dedup_window) == ("/desk", "sqlite:///desk.db", 0)
-    assert settings.storage() == {"partitions": 9, "dedup_window": 0}
-    shared = {"partitions": 9, "dedup_window": 0, "key_prefix": "desk", "max_backlog": 10}
+    assert [one.name for one in settings.middleware] == ["logging"]
+    assert settings.log_format == "json"
+    assert settings.storage() == {"partitions": 9, "dedup_window": 0, "explanations": 11}
+    shared = {"partitions": 9, "dedup_window": 0, "key_prefix": "desk", "max_backlog": 10, "explanations": 11}
     assert settings.storage("redis+cluster://host") == shared
     assert settings.limits() == Limits(
         max_reactions=1,
@@ -61,6 +68,8 @@ def test_every_setting_comes_from_the_environment(monkeypatch: pytest.MonkeyPatc
         hot_subjects=5,
         rule_timeout=0.5,
         turn_timeout=8.0,
+        explain_failures=False,
+        explain_sample=0.25,
         retry=RetryPolicy(attempts=6, delay=timedelta(seconds=7.5), factor=3, max_delay=timedelta(hours=1)),
     )
 
@@ -68,8 +77,9 @@ def test_every_setting_comes_from_the_environment(monkeypatch: pytest.MonkeyPatc
 def test_a_window_that_is_not_set_is_that_of_the_store_in_redis() -> None:
     """It goes by what it was made with; memory and files by the setting's default."""
     settings = Settings()
-    assert settings.storage("redis://host") == {"partitions": None, "key_prefix": "onwhen", "max_backlog": 100_000}
-    assert settings.storage() == {"partitions": None, "dedup_window": 100_000}
+    always = {"partitions": None, "explanations": 1_000}
+    assert settings.storage("redis://host") == {**always, "key_prefix": "onwhen", "max_backlog": 100_000}
+    assert settings.storage() == {**always, "dedup_window": 100_000}
 
 
 def test_every_setting_says_its_unit() -> None:
@@ -82,7 +92,11 @@ def test_every_setting_says_its_unit() -> None:
         "(factor)",
         "(URI reference)",
         "(URL)",
+        "(names or JSON)",
+        "(true or false)",
+        "(share from 0 to 1)",
         "(text)",
+        "(text or json)",
     )
     for name, field in Settings.model_fields.items():
         assert field.description, name

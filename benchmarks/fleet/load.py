@@ -9,8 +9,7 @@ from typing import Final, TypeAlias
 
 __all__ = ["BATCH", "EVENT_TYPE", "PREFIX", "SUBJECTS", "Contents", "contents_after", "subject_of"]
 
-import os
-SUBJECTS: Final = int(os.environ.get("SUBJ", "1000"))
+SUBJECTS: Final = 1_000
 """How many subjects the events go to in turn (a count)."""
 PREFIX: Final = "device:"
 EVENT_TYPE: Final = "device.measured"

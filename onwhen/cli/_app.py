@@ -17,6 +17,7 @@ from onwhen.engine.clock import Clock
 from onwhen.engine.rules import RuleSet
 from onwhen.engine.store import Store
 from onwhen.errors import AppNotFound
+from onwhen.middleware._registry import check_only, switch_on
 from onwhen.storage.memory import create_memory_storage
 
 __all__ = ["App", "NamedApp", "find_app", "make_bus", "named_app"]
@@ -63,6 +64,9 @@ def find_app(name: str) -> App:
 def make_bus(app: App, clock: Clock | None = None, store: Store | None = None) -> EventBus:
     """Return a bus of its own for an app: the same rules over another store.
 
+    What `ONWHEN_MIDDLEWARE` names is wrapped around them; a bus keeps what it uses itself, and is given what it does
+    not use yet.
+
     Args:
         app: what `find_app` returned.
         clock: where its time comes from; None for the machine's.
@@ -76,8 +80,12 @@ def make_bus(app: App, clock: Clock | None = None, store: Store | None = None) -
     settings = Container().settings()
     store = store or create_memory_storage(dedup_window=settings.dedup_window)
     if isinstance(app, EventBus):
-        return app.twin(store=store, clock=clock)
-    return EventBus(*app, store=store, clock=clock, limits=settings.limits(), source=settings.source)
+        bus = app.twin(store=store, clock=clock)
+    else:
+        bus = EventBus(*app, store=store, clock=clock, limits=settings.limits(), source=settings.source)
+    check_only(settings.middleware, [rule.id for rule in bus.rulebook.rules()])
+    switch_on(bus, settings.middleware)
+    return bus
 
 
 def _advice(path: str) -> str:

@@ -62,8 +62,8 @@ def worker(
     max_age
         It is not ready while its oldest pending event is older.
     health_port
-        Answer /live and /ready there, over HTTP; 0 for a free one. With --processes the next ones have the ports after
-        that.
+        Answer /live, /ready and /metrics there, over HTTP; 0 for a free one. With --processes the next ones have the
+        ports after that.
     health_host
         The address for that; 0.0.0.0 for all, in a container.
     """

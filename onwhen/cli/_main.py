@@ -12,7 +12,14 @@ from typing import Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-from onwhen.cli import _fleet_commands, _letter_commands, _repartition_command, _store_commands
+from onwhen.cli import (
+    _explain_command,
+    _fleet_commands,
+    _graph_commands,
+    _letter_commands,
+    _repartition_command,
+    _store_commands,
+)
 from onwhen.cli._terminal import prepare_streams
 from onwhen.cli._usage import Flag, flowing, usage
 from onwhen.errors import AppNotFound, OnwhenError, StoreError
@@ -119,6 +126,9 @@ app.command(_store_commands.retries, usage=usage("retries [OPTIONS] [SUBJECT]"))
 app.command(_store_commands.log, usage=usage("log [OPTIONS]"))
 app.command(_store_commands.stats, usage=usage("stats [OPTIONS]"))
 app.command(_store_commands.migrate, usage=usage("migrate [OPTIONS] APP"))
+app.command(_explain_command.explain, usage=usage("explain [OPTIONS] [APP EVENT]"))
+app.command(_graph_commands.graph, usage=usage("graph [OPTIONS] APP"))
+app.command(_graph_commands.check, usage=usage("check [OPTIONS] APP"))
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -32,6 +32,7 @@ _COUNTED: Final = {
     "retries": ("retry", "retries"),
     "dead letters": ("dead letter", "dead letters"),
     "history": ("entry of the history", "entries of the history"),
+    "explanations": ("explanation", "explanations"),
 }
 _CUT: Final = "Cut short: run it again, and it does what is left; or give it up with --undo."
 

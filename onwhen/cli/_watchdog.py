@@ -22,7 +22,7 @@ _LOOKS: Final = 10  # looks while the loop may be silent (a count)
 _LONGEST: Final = 1.0  # seconds between two looks, at most
 _FRAMES: Final = 12  # frames of a stack that are told, the innermost ones (a count)
 _RUNS_TURN: Final = Turn.run.__code__
-_RUNS_RULE: Final = Turn._run_rule.__code__
+_RUNS_RULE: Final = Turn._run_rules.__code__
 
 
 class Stalled:

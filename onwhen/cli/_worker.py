@@ -11,14 +11,15 @@ import gc
 import os
 import socket
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from secrets import token_hex
 from time import monotonic
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from onwhen.cli._app import App, find_app, make_bus
 from onwhen.cli._changes import Changes
 from onwhen.cli._ending import RESTARTS, STALLED, Ending, LastMoments, begin_again, restarts
+from onwhen.cli._logs import show_logs
 from onwhen.cli._opening import store_named
 from onwhen.cli._options import UsageError
 from onwhen.cli._own import owned
@@ -34,6 +35,9 @@ from onwhen.engine.worker import Worker
 from onwhen.errors import StoreError, StoreFormatError, WorkerStalled
 from onwhen.settings import Settings
 from onwhen.storage._urls import without_password
+
+if TYPE_CHECKING:
+    from starlette.routing import BaseRoute
 
 __all__ = ["run_worker"]
 
@@ -58,6 +62,7 @@ def run_worker(options: WorkerOptions) -> int:
     """
     gc.set_threshold(*_GENERATIONS)
     app = find_app(options.app)
+    show_logs(Settings().log_format)
     run = _Run(options, app, _shared(options), _listening(options))
     try:
         asyncio.run(run.run())
@@ -93,6 +98,22 @@ def _listening(options: WorkerOptions) -> socket.socket | None:
     except OSError as error:
         where = f"{options.health_host}:{options.health_port}"
         raise UsageError(f"--health-port: cannot listen on {where}: {error.strerror or error}") from error
+
+
+def _metrics_of(worker: Worker) -> Sequence[BaseRoute]:
+    """Return where metrics are told: those that the app uses, or else what is counted without it; if they can be had.
+
+    To be told of every turn costs 2 microseconds, of the 80 and more that an event takes over a server.
+    """
+    try:
+        from onwhen.middleware.metrics import Metrics
+    except ModuleNotFoundError as missing:
+        if missing.name != "prometheus_client":
+            raise
+        return ()
+    from starlette.routing import Route
+
+    return [Route("/metrics", Metrics.of(worker.bus).watch(worker).app())]
 
 
 class _Run:
@@ -217,7 +238,7 @@ class _Run:
                 assert self._ending is not None
                 return "it ends" if self._ending.signal else worker
 
-            beside.append(serve(health_app(watched), self._listening))
+            beside.append(serve(health_app(watched, _metrics_of(worker)), self._listening))
         return beside
 
     # -- what is told

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextvars import copy_context
 from datetime import datetime, timedelta
 from typing import Any, Self
@@ -32,6 +32,7 @@ from onwhen.engine.shared import is_shared
 from onwhen.engine.state import Snapshot
 from onwhen.engine.store import Commit, CommitResult, DeadLetter, Retry, Store
 from onwhen.engine.subjects import Subject
+from onwhen.engine.tally import Tally
 from onwhen.engine.turns import RUNNING
 from onwhen.engine.upkeep import Migrated
 from onwhen.engine.work import Cascade
@@ -73,6 +74,7 @@ class EventBus:
         self.limits = limits or Limits()
         self.source = text(source, "source")
         self.rulebook = Rulebook()
+        self.tally = Tally()
         self.observers: list[Callable[[Outcome], None]] = []
         self.forgetters: list[Callable[[str | None], None]] = []
         self.module_sets: dict[str, RuleSet] = {}
@@ -95,12 +97,13 @@ class EventBus:
         self.rulebook.exclude(*rule_sets)
         self.forget()
 
-    def use(self, middleware: Middleware, *, scope: Scope | None = None) -> None:
+    def use(self, middleware: Middleware, *, scope: Scope | None = None, only: Iterable[str] | None = None) -> None:
         """Wrap a middleware around every rule, or around every event (scope="event"); the first one is outermost.
 
-        Without a scope it goes where it says itself that it belongs, or else around rules.
+        Without a scope it goes where it says itself that it belongs, or else around rules; with `only`, around rules
+        of these ids, or globs of such: `only=["tickets.escalate", "billing.*"]`.
         """
-        self.rulebook.use(middleware, scope)
+        self.rulebook.use(middleware, scope, only)
 
     def handlers(self) -> Handlers:
         """Return decorators and `emit` for modules whose rules belong to this bus alone.
@@ -140,6 +143,7 @@ class EventBus:
         time: datetime | None = None,
         extensions: Mapping[str, str | int | bool] | None = None,
         bookmark: tuple[str, str] | None = None,
+        explain: bool = False,
     ) -> Receipt:
         """Send an event, and wait until it and all messages that follow from it are handled.
 
@@ -156,6 +160,9 @@ class EventBus:
             extensions: further CloudEvents attributes.
             bookmark: name of the source that the event was read from, and how far it was read with it; stored
                 together with the event, also if that was accepted before. `store.bookmark` returns it.
+            explain: note which values conditions look at, for this event and the messages that follow from it, for
+                `Receipt.explain`; the store keeps that, too. Of what comes by itself later, such as timers, and of
+                what workers handle, the limits decide.
 
         Returns:
             What every rule did. A failure is in there, not raised; see `Receipt.raise_for_failure`.
@@ -177,7 +184,7 @@ class EventBus:
         now = None if isinstance(event, Event) else self.clock.now()
         event = self._event(event, subject, data, id, time or now, extensions)
         receipt, cascade = Receipt(event), Cascade()
-        self._open_here().accept(event, receipt, cascade, now, bookmark)
+        self._open_here().accept(event, receipt, cascade, now, bookmark, explain)
         if cascade.pending or cascade.error is not None:
             await cascade.settled()
         return receipt
@@ -192,6 +199,7 @@ class EventBus:
         time: datetime | None = None,
         extensions: Mapping[str, str | int | bool] | None = None,
         bookmark: tuple[str, str] | None = None,
+        explain: bool = False,
     ) -> Receipt:
         """Send an event, and wait only until it is accepted: from then on it is kept until it is handled.
 
@@ -206,7 +214,7 @@ class EventBus:
             _check_alone("append", subject, data, id, time, extensions)
         event = self._event(event, subject, data, id, time or self.clock.now(), extensions)
         receipt = Receipt(event)
-        await self._open_here().append(event, receipt, bookmark)
+        await self._open_here().append(event, receipt, bookmark, explain)
         return receipt
 
     def _event(
@@ -257,7 +265,7 @@ class EventBus:
         """Return what the running code is part of, however deep: a run of a turn of this bus."""
         ctx = RUNNING.get()
         while ctx is not None:
-            turn = ctx._effects
+            turn = ctx.turn
             if not turn.is_over and turn.bus.rulebook.family is self.rulebook.family:
                 return ctx
             ctx = turn.within
@@ -267,7 +275,7 @@ class EventBus:
         ctx = self._running()
         if ctx is not None:
             raise SubjectStateError(
-                f"{verb} inside {ctx._effects}: a turn writes its own subject only, and waits for nobody; send the "
+                f"{verb} inside {ctx.turn}: a turn writes its own subject only, and waits for nobody; send the "
                 f"other one a message"
             )
 
@@ -334,6 +342,11 @@ class EventBus:
         """
         self._refuse_inside_turn("store")
         return await self._open_here().commit(commit)
+
+    @property
+    def pending(self) -> int:
+        """Events that it has taken in and is not done with (a count); over a store of workers, until it is accepted."""
+        return self._pipeline.pending if self._pipeline is not None else 0
 
     # -- what failed
 

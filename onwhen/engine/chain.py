@@ -1,13 +1,14 @@
 """How middleware composes: each one is wrapped around the next, the rule or the event is innermost.
 
-Belongs here: the contract of a middleware and its checks. It must not know what is wrapped, a rule or a whole
-event, nor what a failure leads to.
+Belongs here: the contract of a middleware and its checks, and how the rest of a chain is tried again. It must not know
+what is innermost, nor what a failure of the run as a whole leads to.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
@@ -16,7 +17,7 @@ from onwhen.errors import MiddlewareError, RuleDefinitionError
 if TYPE_CHECKING:
     from onwhen.engine.context import Context
 
-__all__ = ["Call", "Middleware", "Next", "Scope", "check", "compose", "name_of"]
+__all__ = ["Call", "Middleware", "Next", "Scope", "check", "compose", "name_of", "undone_if_it_fails"]
 
 Scope: TypeAlias = Literal["rule", "event"]
 """Around each run of a rule, or once around the whole turn of an event."""
@@ -37,9 +38,15 @@ class Middleware(Protocol):
 
 
 class Next:
-    """What a middleware calls to go on; at most once, and awaited."""
+    """What a middleware calls to go on; at most once, and awaited.
 
-    __slots__ = ("_call", "_ctx", "_is_over", "_name", "_rest")
+    A middleware around rules that deals with failures calls `attempt` instead: as long as it fails, it may be called
+    again.
+    """
+
+    __slots__ = ("_before", "_call", "_ctx", "_is_over", "_may_repeat", "_name", "_rest")
+
+    _before: tuple[dict[str, Any], dict[str, str] | None]
 
     def __init__(self, call: Call, ctx: Context[Any], name: str) -> None:
         self._call = call
@@ -47,6 +54,7 @@ class Next:
         self._name = name
         self._rest: Coroutine[Any, Any, None] | None = None
         self._is_over = False
+        self._may_repeat = False
 
     def __call__(self) -> Coroutine[Any, Any, None]:
         """Return the rest of the chain, to be awaited.
@@ -54,12 +62,51 @@ class Next:
         Raises:
             MiddlewareError: it was called before, or the middleware has returned.
         """
-        if self._is_over:
-            raise MiddlewareError(f"middleware {self._name} called next() after it had returned; await what it starts")
+        self._check_open()
         if self._rest is not None:
             raise MiddlewareError(f"middleware {self._name} called next() twice; a rule runs once per event")
         self._rest = self._call(self._ctx)
         return self._rest
+
+    def attempt(self) -> Coroutine[Any, Any, None]:
+        """Return the rest of the chain, to be awaited; if that raises an `Exception`, this may be called again.
+
+        What has failed is undone first, see `undone_if_it_fails`, and what it left as metadata and stamps is
+        forgotten when the next attempt begins.
+
+        Raises:
+            MiddlewareError: the rest has succeeded, was cancelled or is under way, it was called as `next()`, the
+                middleware has returned, or is around a whole event.
+        """
+        self._check_open()
+        ctx = self._ctx
+        if ctx.rule is None:
+            raise MiddlewareError(f"middleware {self._name} called next.attempt(), which is for rules, not for events")
+        if self._rest is not None and not self._may_repeat:
+            raise MiddlewareError(
+                f"middleware {self._name} called next.attempt() again, but not after a failure; a rule that has run "
+                f"is not run again"
+            )
+        if self._rest is None:
+            self._before = dict(ctx._metadata or ()), ctx._stamps
+        else:
+            ctx._error, ctx._stopped_by = None, ""
+            metadata, ctx._stamps = self._before
+            ctx._metadata = dict(metadata)
+        self._may_repeat = False
+        self._rest = self._attempt()
+        return self._rest
+
+    async def _attempt(self) -> None:
+        try:
+            await undone_if_it_fails(self._ctx, self._call)
+        except Exception:
+            self._may_repeat = self._ctx._error is None or isinstance(self._ctx._error, Exception)
+            raise
+
+    def _check_open(self) -> None:
+        if self._is_over:
+            raise MiddlewareError(f"middleware {self._name} called next() after it had returned; await what it starts")
 
     def finished(self) -> bool:
         """Tell whether the rest of the chain was run.
@@ -76,6 +123,14 @@ class Next:
             raise MiddlewareError(f"middleware {self._name} called next() and did not await it; write 'await next()'")
         return True
 
+    def abandon(self) -> None:
+        """Cut off what of the rest still runs, in a task for instance, because the middleware has raised an error."""
+        self._is_over = True
+        rest = self._rest
+        if rest is not None and getattr(rest, "cr_frame", None) is not None:
+            with suppress(RuntimeError, ValueError):  # it does not end when it is told to: then there is no more to do
+                rest.close()
+
 
 def compose(middleware: Sequence[Middleware], innermost: Call) -> Call:
     """Wrap middleware around a call.
@@ -88,6 +143,35 @@ def compose(middleware: Sequence[Middleware], innermost: Call) -> Call:
     for one in reversed(middleware):
         call = _link(one, call)
     return call
+
+
+async def undone_if_it_fails(ctx: Context[Any], call: Callable[[Context[Any]], Awaitable[None]]) -> None:
+    """Run a part of a run that leaves nothing of what it did, if it fails, but what middleware did about the failure.
+
+    That stays if the error is the rule's own, as it does when the run as a whole fails: it tells of what has happened,
+    that a circuit has opened for instance.
+
+    Args:
+        ctx: of the run.
+        call: what to run.
+    """
+    state = ctx._effects.state
+    mark, index = state.mark(), ctx._index
+    try:
+        await call(ctx)
+        state.collect()
+    except BaseException as error:
+        is_sound = error is ctx._error
+        if is_sound:
+            try:
+                state.collect()
+            except Exception:
+                is_sound = False
+        if not is_sound:
+            state.rollback(mark)
+        if len(state.log) == mark:
+            ctx._index = index  # so that what is sent in the end has the ids that it would have had at once
+        raise
 
 
 def check(middleware: Any) -> None:
@@ -108,7 +192,11 @@ def _link(middleware: Middleware, inner: Call) -> Call:
 
     async def call(ctx: Context[Any]) -> None:
         next = Next(inner, ctx, name)
-        await middleware(ctx, next)
+        try:
+            await middleware(ctx, next)
+        except BaseException:
+            next.abandon()
+            raise
         if not next.finished():
             ctx._stopped_by = name
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, Generic
+from typing import TYPE_CHECKING, Any, Final, Generic, cast
 
 import msgspec
 from typing_extensions import TypeVar
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from onwhen.engine.effects import Effects
     from onwhen.engine.occurrences import Occurrence
     from onwhen.engine.rules import Rule
+    from onwhen.engine.turns import Turn
 
 __all__ = ["DEFERRED", "Context", "Done"]
 
@@ -135,6 +136,11 @@ class Context(msgspec.Struct, Generic[S], eq=False):
     def deferred(self) -> bool:
         """Whether this is the run that an earlier one has put off with `defer`."""
         return self.rule is not None and self.event.extensions.get(DEFERRED) == self.rule.id
+
+    @property
+    def turn(self) -> Turn:
+        """The turn that this is part of. For middleware: its event, and with `outcome()` what came of it so far."""
+        return cast("Turn", self._effects)
 
     @property
     def bus(self) -> EventBus:

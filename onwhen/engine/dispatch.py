@@ -18,6 +18,7 @@ import msgspec
 
 from onwhen.engine._eager import EagerStarter
 from onwhen.engine.endings import ends_the_loop
+from onwhen.engine.room import Room
 
 __all__ = ["LATER", "Dispatcher"]
 
@@ -122,32 +123,6 @@ class _Ready(Generic[_W]):
         return len(self._lanes)
 
 
-class Room:
-    """How much work may be LATER at the same time, in several dispatchers together."""
-
-    def __init__(self, limit: int, burst: int) -> None:
-        self.limit, self.burst = limit, burst
-        self.taken = 0
-        self.current = None
-        self.waiting = deque()
-
-    def has_room(self, dispatcher) -> bool:
-        if self.taken < self.limit and (self.current is dispatcher or not self.waiting):
-            return True
-        if dispatcher not in self.waiting:
-            self.waiting.append(dispatcher)
-        return False
-
-    def leave(self) -> None:
-        self.taken -= 1
-        while self.waiting and self.limit - self.taken >= min(self.burst, len(self.waiting[0]._ready)):
-            self.current = self.waiting.popleft()
-            try:
-                self.current.pump()
-            finally:
-                self.current = None
-
-
 class Dispatcher(Generic[_W]):
     """Hands work to a function, in order per subject.
 
@@ -161,12 +136,18 @@ class Dispatcher(Generic[_W]):
         limit: how many subjects are worked on at the same time (a count). With 1, all work is done one after the
             other, by its `order`; else whoever is ready first comes first.
         loop: the event loop that all of this happens on.
+        room: for work that is `LATER`, shared with other dispatchers; None for no limit.
     """
 
     def __init__(
-        self, handle: Callable[[_W], Coroutine[Any, Any, object]], limit: int, loop: asyncio.AbstractEventLoop, room=None
+        self,
+        handle: Callable[[_W], Coroutine[Any, Any, object]],
+        limit: int,
+        loop: asyncio.AbstractEventLoop,
+        room: Room | None = None,
     ) -> None:
         self._room = room
+        self._later = 0
         self._handle = handle
         self._limit = self._full_limit = limit
         self._loop = loop
@@ -357,6 +338,10 @@ class Dispatcher(Generic[_W]):
     def close(self) -> None:
         """Let go of the idle tasks; work that waits is dropped with the dispatcher."""
         self._starter.close()
+        if self._room is not None:
+            self._room.forget(self)
+        while self._later:
+            self._leave_room()
 
     def _lane(self, subject: str) -> _Lane[_W]:
         lane = self._lanes.get(subject)
@@ -379,7 +364,7 @@ class Dispatcher(Generic[_W]):
         if self._pumping or (self._ready and self._is_started_at_the_end()):
             return
         self._pumping = True
-        while self._ready and self._active < self._limit and (self._room is None or self._room.has_room(self)):
+        while self._ready and self._active < self._limit and (self._room is None or self._room.is_there(self)):
             if self._is_its_turn():
                 # Emits whose rules never suspend would keep timers, sockets and Ctrl-C waiting for ever.
                 self._loop.call_soon(self._pump_on)
@@ -442,23 +427,31 @@ class Dispatcher(Generic[_W]):
         else:
             if answer is not LATER:
                 self._finish(lane)
-            elif self._room is not None:
-                self._room.taken += 1
+            elif lane.active is work and self._room is not None:  # else it is done already
+                self._later += 1
+                self._room.take()
 
     def finish(self, subject: str) -> None:
         """Note that the work on a subject is done whose handling has returned `LATER`."""
-        if self._room is not None:
-            self._room.leave()
+        self._leave_room()
         self._finish(self._lanes[subject])
 
     def again(self, subject: str) -> None:
         """Do the work on a subject once more whose handling has returned `LATER`."""
         lane = self._lanes[subject]
         assert lane.active is not None
-        if self._room is not None:
-            self._room.leave()
+        self._leave_room()
         lane.put_urgent(lane.active, first=True)
         self._finish(lane)
+
+    def ready(self) -> int:
+        """Return how many subjects have something that is ready to be begun (a count)."""
+        return len(self._ready)
+
+    def _leave_room(self) -> None:
+        if self._room is not None and self._later:
+            self._later -= 1
+            self._room.leave()
 
     def _finish(self, lane: _Lane[_W]) -> None:
         lane.active = None

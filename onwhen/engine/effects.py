@@ -100,8 +100,7 @@ class Effects(msgspec.Struct, eq=False):
         """Record a message, or a timer that is `due` some time."""
         self._check_open("emit", ctx)
         own, limit = self.state.name, self.bus.limits.max_depth
-        stamps = ctx._stamps if ctx._stamps is not None or ctx.around is None else ctx.around._stamps
-        if stamps is not None:
+        if (stamps := _stamps_of(ctx)) is not None:
             extensions = {**stamps, **(extensions or {})}
         target = own if subject is None else subject if isinstance(subject, str) else subject.name
         cause, rule = ctx.event, ctx.rule.id if ctx.rule is not None else self.around
@@ -150,7 +149,7 @@ class Effects(msgspec.Struct, eq=False):
             cause.data,
             source=cause.source,
             time=cause.time,
-            extensions={**cause.extensions, DEFERRED: rule},
+            extensions={**cause.extensions, **(_stamps_of(ctx) or {}), DEFERRED: rule},
             datacontenttype=cause.datacontenttype,
             dataschema=cause.dataschema,
             depth=cause.depth,
@@ -197,3 +196,7 @@ class Effects(msgspec.Struct, eq=False):
         to_set = [timer for timer in timers.values() if isinstance(timer, Timer)]
         cancelled = [entry.key for entry in timers.values() if isinstance(entry, Cancelled)]
         return Left(messages, flushed, to_set, cancelled)
+
+
+def _stamps_of(ctx: Context[Any]) -> dict[str, str] | None:
+    return ctx._stamps if ctx._stamps is not None or ctx.around is None else ctx.around._stamps

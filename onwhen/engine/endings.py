@@ -41,7 +41,9 @@ def timed(
     return None if waits_for is _ENDED else _bounded(steps, waits_for, what, seconds, began + seconds)
 
 
-async def _bounded(steps: Generator[Any, Any, Any], waits_for: Any, what: object, seconds: float, deadline: float) -> None:
+async def _bounded(
+    steps: Generator[Any, Any, Any], waits_for: Any, what: object, seconds: float, deadline: float
+) -> None:
     scope = asyncio.timeout_at(deadline)
     try:
         async with scope:

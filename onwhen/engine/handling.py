@@ -14,6 +14,7 @@ import msgspec
 
 from onwhen.engine.arrivals import Call
 from onwhen.engine.endings import timed
+from onwhen.engine.explaining import is_sampled
 from onwhen.engine.outcomes import Outcome
 from onwhen.engine.partitions import partition_of
 from onwhen.engine.recovery import Suspects
@@ -100,8 +101,10 @@ class Handling:
         token: str | None = None,
     ) -> None:
         self.most_hot = bus.limits.hot_subjects
+        self._share = bus.limits.explain_sample
         self._bus = bus
         self._store = bus.store
+        self._tally = bus.tally
         self._partitions = bus.store.partitions
         self._loop = loop
         self._suspects = suspects
@@ -215,16 +218,18 @@ class Handling:
         sent = await self._send(work, ran.commit)
         result = sent.result
         if result.answer is Answer.CONFLICT:
+            self._tally.conflicts += 1
             return None
         if result.answer is Answer.OK and sent.is_first_answer:
             self.keep(ran, result)
         return Committed(ran.turn, ran.commit, result, sent.call)
 
     async def _run(self, work: Work, known: tuple[type[Subject], State], refused: BaseException | None) -> Ran:
-        bus, event = self._bus, work.event
+        bus, event, share = self._bus, work.event, self._share
         turn = Turn.of(event, known[0], known[1], bus, work.retry, refused, work.now)
-        seconds = bus.limits.turn_timeout
-        if seconds is None:
+        if work.explains or (share > 0 and is_sampled(event.correlation_id, share)):
+            turn.explains = True
+        if (seconds := bus.limits.turn_timeout) is None:
             await turn.run()
         elif (rest := timed(turn.run(), turn, seconds, self._loop)) is not None:
             await rest
@@ -235,6 +240,7 @@ class Handling:
     async def _load(
         self, name: str, refused: BaseException | None
     ) -> tuple[tuple[type[Subject], State], BaseException | None]:
+        self._tally.loads += 1
         record = await self._store.load(name)
         cls = self._bus.rulebook.subject_type(name)
         if refused is None:

@@ -15,6 +15,7 @@ from onwhen.engine.arrivals import Arrivals, Call
 from onwhen.engine.events import Event
 from onwhen.engine.resend import GoesOn, a_few_times, insist, positions
 from onwhen.engine.store import Accepted, Store
+from onwhen.engine.tally import Tally
 from onwhen.engine.work import Work
 from onwhen.errors import StoreError, StoreFull
 
@@ -33,6 +34,7 @@ class Intake:
         ready: awaited before the first event is appended.
         log_ahead: called with names of subjects before anything of theirs is put into the log.
         goes_on: whether to ask the store again what nobody waits for.
+        tally: what is accepted is counted here.
         others_handle: it is others who handle what is in the log, and they read it there.
     """
 
@@ -44,6 +46,7 @@ class Intake:
         ready: Callable[[], Awaitable[None]],
         log_ahead: Callable[[Iterable[str]], Awaitable[None]],
         goes_on: GoesOn,
+        tally: Tally,
         *,
         others_handle: bool = False,
     ) -> None:
@@ -54,6 +57,7 @@ class Intake:
         self._ready = ready
         self._log_ahead = log_ahead
         self._goes_on = goes_on
+        self._tally = tally
         self._others_handle = others_handle
         self._waiting: deque[Work] = deque()
         self._batch: list[Work] = []
@@ -96,6 +100,9 @@ class Intake:
             await self._log_ahead({work.event.subject: None for work in batch})
             self._is_refused = True
             answers = await insist(partial(self._append, batch, call), a_few_times)
+            new = len(batch) if call.late else sum(answer.is_new for answer in answers)  # else ours, by the lost answer
+            self._tally.accepted += new
+            self._tally.duplicates += len(batch) - new
             found = _accepted(batch, answers, is_late=call.late and self._others_handle)
         except StoreError as error:
             for work in batch:
@@ -141,6 +148,7 @@ class Intake:
             return await self._store.append(self._partition, [work.event for work in batch], bookmarks or None)
         except StoreError as error:
             call.late = True
+            self._tally.store_errors += 1
             # Only a full store says that nothing was stored; an answer that was lost before that says nothing.
             self._is_refused = self._is_refused and isinstance(error, StoreFull)
             raise

@@ -27,6 +27,9 @@ class Limits:
         turn_timeout: how long all rules of an event may take together (seconds); None for no limit. What is late is
             cancelled, and the event fails as a whole.
         retry: for rules that name no policy of their own.
+        explain_failures: the store keeps why a turn did what it did, if something in it failed.
+        explain_sample: of how many of all cascades the store keeps that (a share, 0 to 1): always all turns of one, on
+            whichever worker.
 
     Raises:
         SettingError: a limit is not what it must be.
@@ -40,6 +43,8 @@ class Limits:
     rule_timeout: float | None = None
     turn_timeout: float | None = 300.0
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    explain_failures: bool = True
+    explain_sample: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("max_reactions", "max_depth", "max_event_bytes", "max_concurrent_turns", "hot_subjects"):
@@ -51,5 +56,11 @@ class Limits:
             if timeout is not None and not (type(timeout) in (int, float) and timeout > 0):
                 problem = f"{name}={timeout!r} must be a number of seconds, more than 0, or None"
                 raise SettingError(problem, settings=(name,))
+        if type(self.explain_failures) is not bool:
+            problem = f"explain_failures={self.explain_failures!r} must be True or False"
+            raise SettingError(problem, settings=("explain_failures",))
+        if not (type(self.explain_sample) in (int, float) and 0 <= self.explain_sample <= 1):
+            problem = f"explain_sample={self.explain_sample!r} must be a share of all cascades, from 0 to 1"
+            raise SettingError(problem, settings=("explain_sample",))
         if not isinstance(self.retry, RetryPolicy):
             raise SettingError(f"retry={self.retry!r} must be a RetryPolicy", settings=("retry",))

@@ -14,6 +14,9 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
+from onwhen.engine.accounting import account_of
+from onwhen.engine.accounts import Account
+from onwhen.engine.conditions import Asked
 from onwhen.engine.events import Event
 from onwhen.engine.rules import Condition
 from onwhen.engine.state import Change
@@ -41,7 +44,11 @@ class RuleRun(msgspec.Struct):
         status: "fired", it ran; "skipped", a condition did not hold; "stopped", a middleware did not go on;
             "failed", it raised and what it did was undone; "postponed", it, or a middleware, put it off (see
             `Postponed`), and what it did was undone.
-        condition: what did not hold, for a rule that was skipped; None if no trigger fitted the values.
+        condition: what did not hold, for a rule that was skipped, or raised, for one that failed; None if no trigger
+            fitted the values, or the rule itself failed.
+        tests: all its triggers that ask for values, and all its conditions, in order, with what came of each and
+            the values that it looked at; empty unless that was asked for (see `Receipt.explain`).
+        change: what the property event is about.
         stopped_by: name of the middleware that did not go on.
         error: what was raised.
         handled: a middleware caught the error and went on; nothing is retried.
@@ -61,6 +68,8 @@ class RuleRun(msgspec.Struct):
     cause: str = ""
     status: RunStatus = "fired"
     condition: Condition | None = None
+    tests: tuple[Asked, ...] = ()
+    change: Change | None = None
     stopped_by: str = ""
     error: BaseException | None = None
     handled: bool = False
@@ -89,6 +98,9 @@ class Outcome(msgspec.Struct, kw_only=True):
         retry_at: when it will be run again, for an event that failed as a whole and will be.
         parked: the event failed as a whole, and its subject waits until somebody resumes it.
         dead: dead letters that the turn left.
+        time: when the turn began, by the bus's clock.
+        rule: id of the rule that it has run again, if it was a retry of one.
+        is_explained: each run says what the rule was asked.
     """
 
     event: Event
@@ -97,6 +109,9 @@ class Outcome(msgspec.Struct, kw_only=True):
     retry_at: datetime | None = None
     parked: bool = False
     dead: tuple[DeadLetter, ...] = ()
+    time: datetime | None = None
+    rule: str = ""
+    is_explained: bool = False
 
 
 class Receipt(msgspec.Struct, eq=False):
@@ -174,6 +189,13 @@ class Receipt(msgspec.Struct, eq=False):
     def ok(self) -> bool:
         """Whether nothing in the whole cascade failed."""
         return not self.failures
+
+    def explain(self) -> Account:
+        """Return what happened and why, for the whole cascade; `str()` of it is a tree for people.
+
+        The values that conditions looked at are in it if the event was emitted with `explain=True`.
+        """
+        return account_of(self)
 
     def raise_for_failure(self) -> Receipt:
         """Return this receipt if nothing failed in the whole cascade.

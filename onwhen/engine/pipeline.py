@@ -60,13 +60,14 @@ class Pipeline:
         self._has_given_up = False
         self._bus = bus
         self._store = bus.store
+        self._tally = bus.tally
         self._partitions = bus.store.partitions
         self._is_volatile = bus.store.volatile
         self._dispatcher: Dispatcher[Work] = Dispatcher(self._handle, bus.limits.max_concurrent_turns, loop)
         self.parking = Parking(bus, self._dispatcher, self._goes_on, context)
         self._arrivals = Arrivals(self._take_up)
         self._intakes = [
-            Intake(n, self._store, self._arrivals, self.ready, self._log_ahead, self._goes_on)
+            Intake(n, self._store, self._arrivals, self.ready, self._log_ahead, self._goes_on, bus.tally)
             for n in range(self._partitions)
         ]
         self._schedule = Schedule(bus.clock, loop, context, self._promote, self._dispatcher, self._submit)
@@ -77,6 +78,7 @@ class Pipeline:
             self._log_ahead,
             self._goes_on,
             context,
+            bus.tally,
         )
         self._suspects = Suspects(self._store, self._dispatcher.one_by_one)
         self._handling = Handling(bus, loop, self._suspects, self._goes_on, self._send)
@@ -136,6 +138,11 @@ class Pipeline:
         """Wait until all that was accepted is handled, but for what waits for a timer or a retry."""
         await self._dispatcher.idle()
 
+    @property
+    def pending(self) -> int:
+        """How many events are accepted, or about to be, and not handled (a count)."""
+        return sum(1 for _ in self._dispatcher.all_work()) + sum(1 for line in self._intakes for _ in line.work())
+
     async def close(self) -> None:
         """Wait until all is handled, and let go of the store; a store that does not answer is not waited for."""
         self.is_closing = True
@@ -175,16 +182,21 @@ class Pipeline:
         cascade: Cascade,
         now: datetime | None = None,
         bookmark: tuple[str, str] | None = None,
+        explain: bool = False,
     ) -> None:
         """Take an event in; the cascade is told when it, and what follows from it, is handled or has failed."""
         work = Work(event, copy_context(), None, receipt, cascade, None, now, True)
+        work.explains = explain
         is_fresh = self._is_volatile and self.is_open and not (event.has_id or bookmark)
         if is_fresh and self._dispatcher.do(event.subject, work):
+            self._tally.accepted += 1
             return
         work.now, work.unlogged = None, False
         self._put(work, bookmark)
 
-    async def append(self, event: Event, receipt: Receipt, bookmark: tuple[str, str] | None) -> None:
+    async def append(
+        self, event: Event, receipt: Receipt, bookmark: tuple[str, str] | None, explain: bool = False
+    ) -> None:
         """Take an event in, and wait until it is accepted; `receipt.handled` waits for the rest.
 
         Raises:
@@ -193,7 +205,7 @@ class Pipeline:
         cascade = Cascade(is_expected=False)
         accepted = self.loop.create_future()
         receipt._settled = cascade.settled
-        self._put(Work(event, copy_context(), None, receipt, cascade, accepted=accepted), bookmark)
+        self._put(Work(event, copy_context(), None, receipt, cascade, accepted=accepted, explains=explain), bookmark)
         await accepted
         if cascade.error is not None:
             raise cascade.error
@@ -333,6 +345,7 @@ class Pipeline:
 
     def _goes_on(self, tries: int, error: StoreError) -> bool:
         """Tell whether to ask the store again; once that is given up, nothing more is begun."""
+        self._tally.store_errors += 1
         if not a_few_times(tries, error) and not self._is_in_trouble:
             self._is_in_trouble = True  # perhaps nobody emits, and so nobody would be told
             message = f"the store has failed {tries} times in a row; it is asked again until it answers"
@@ -357,7 +370,12 @@ class Pipeline:
         sent: Sequence[Work] = ()
         if work.retry is not None:
             self._dispatcher.release(work.retry.subject, work.retry.key)
-        if result.answer is Answer.OK:
+        if result.answer is not Answer.OK:
+            self._tally.refused(result.answer)
+        else:
+            self._tally.committed += 1
+            if commit.messages or commit.timers or commit.retries or commit.dead or work.retry is not None:
+                self._tally.left(commit)
             outcome = turn.outcome()
             if work.receipt is not None:
                 work.receipt._outcome = outcome

@@ -91,6 +91,7 @@ class Producer:
                 self.ready,
                 _nothing_ahead,
                 a_few_times,
+                self._bus.tally,
                 others_handle=True,
             )
             for n in range(self._store.partitions)
@@ -110,6 +111,11 @@ class Producer:
     async def idle(self) -> None:
         """Wait until all that was emitted here is accepted; whether it is handled, each receipt knows."""
         await self._dispatcher.idle()
+
+    @property
+    def pending(self) -> int:
+        """How many events are about to be accepted (a count)."""
+        return len(self._early) + sum(1 for line in self._intakes for _ in line.work())
 
     async def close(self) -> None:
         """Wait until all is accepted, and let go of the store."""
@@ -138,11 +144,14 @@ class Producer:
         cascade: Cascade,
         now: datetime | None = None,
         bookmark: tuple[str, str] | None = None,
+        explain: bool = False,
     ) -> None:
-        """Take an event in; the cascade is told when it is accepted."""
+        """Take an event in; the cascade is told when it is accepted. Whether it is explained, the workers decide."""
         self._put(Work(event, copy_context(), None, receipt, cascade, bookmark=bookmark))
 
-    async def append(self, event: Any, receipt: Receipt, bookmark: tuple[str, str] | None) -> None:
+    async def append(
+        self, event: Any, receipt: Receipt, bookmark: tuple[str, str] | None, explain: bool = False
+    ) -> None:
         """Take an event in, and wait until it is accepted.
 
         Raises:

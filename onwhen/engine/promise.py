@@ -62,6 +62,11 @@ class Promise(Generic[_T]):
     def __await__(self) -> Generator[Any, None, _T]:
         if not self.is_kept:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self.then(lambda _: waiter.done() or waiter.set_result(None))
+
+            def wake(_: Promise[_T]) -> None:
+                if not waiter.done():  # else whoever waited was cancelled
+                    waiter.set_result(None)
+
+            self.then(wake)
             yield from waiter
         return self.result()

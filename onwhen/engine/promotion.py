@@ -15,6 +15,7 @@ from functools import partial
 from onwhen.engine.arrivals import Arrivals, Call
 from onwhen.engine.resend import GoesOn, insist
 from onwhen.engine.store import Position, Store
+from onwhen.engine.tally import Tally
 from onwhen.engine.work import Work
 from onwhen.errors import StoreError
 
@@ -31,6 +32,7 @@ class Promotion:
         log_ahead: called with names of subjects before anything of theirs is put into the log.
         goes_on: whether to ask the store again.
         context: context variables of what timers lead to.
+        tally: what has fired is counted here.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Promotion:
         log_ahead: Callable[[Iterable[str]], Awaitable[None]],
         goes_on: GoesOn,
         context: Context,
+        tally: Tally,
     ) -> None:
         self._store = store
         self._arrivals = arrivals
@@ -48,6 +51,7 @@ class Promotion:
         self._log_ahead = log_ahead
         self._goes_on = goes_on
         self._context = context
+        self._tally = tally
         self._known: list[Position | None] = [None] * store.partitions
         self._lock = asyncio.Lock()
         self._is_lost = False
@@ -75,6 +79,7 @@ class Promotion:
             except StoreError:
                 pass  # the bus is closing
             finally:
+                self._tally.timers_fired += len(works)
                 self._arrivals.arrived(call, works)
         return bool(works)
 

@@ -21,6 +21,7 @@ import msgspec
 
 from onwhen.engine.shared import Delivered, Outgoing, SharedStore, Token
 from onwhen.engine.store import Position
+from onwhen.engine.tally import Tally
 from onwhen.errors import StoreError
 
 __all__ = ["Relay"]
@@ -67,13 +68,17 @@ class Relay:
         source: the partition that sends.
         token: its owner's token.
         loop: the event loop.
+        tally: what is delivered is counted here.
     """
 
-    def __init__(self, store: SharedStore, source: int, token: Token, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, store: SharedStore, source: int, token: Token, loop: asyncio.AbstractEventLoop, tally: Tally
+    ) -> None:
         self._store = store
         self._source = source
         self._token = token
         self._loop = loop
+        self._tally = tally
         self._cursor: Position | None = None  # all up to here is delivered, but to targets that lack some
         self._trimmed: Position | None = None
         self._ways: dict[int, _Way] = {}
@@ -171,6 +176,7 @@ class Relay:
                 await asking()
                 way.failing_since = None
             except StoreError as error:
+                self._tally.store_errors += 1
                 now = self._loop.time()
                 way.lacks, way.not_before, way.problem = True, now + _AGAIN, error
                 if way.failing_since is None:
@@ -196,6 +202,7 @@ class Relay:
                 way.lacks = True
                 return
             way.watermark = way.sent = batch[-1].position
+            self._tally.relayed += len(batch)
 
     async def _ask(self, target: int, expected: Position | None, messages: Sequence[Outgoing] = ()) -> Delivered:
         return await self._store.deliver(self._source, target, expected, messages)

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from onwhen.engine.chain import Call, Middleware, Scope, check
+from onwhen.engine.chain import Call, Middleware, Scope, check, name_of
 from onwhen.engine.rules import Rule, RuleSet
 from onwhen.engine.subjects import Subject
 from onwhen.engine.triggers import Guard, Trigger
@@ -46,12 +46,15 @@ class Rulebook:
     Attributes:
         family: shared by a rulebook and its copies, so that a rule that emits through one of them is understood
             while another one runs it.
+        event_chain: the middleware around whole events with the turn inside; composed by the first turn and kept.
     """
 
     def __init__(self) -> None:
         self.family = object()
         self._sets: dict[str, RuleSet] = {}
         self._around: dict[Scope, tuple[Middleware, ...]] = {"rule": (), "event": ()}
+        self.event_chain: Call | None = None
+        self._only: dict[int, frozenset[str]] = {}
         self._types: list[type[Subject]] = []
         self._order: dict[Rule, int] = {}
         self._exact: dict[str, list[tuple[Rule, Trigger]]] = {}
@@ -90,25 +93,43 @@ class Rulebook:
                 del self._sets[gone.name]
         self.invalidate()
 
-    def use(self, middleware: Middleware, scope: Scope | None = None) -> None:
+    def use(self, middleware: Middleware, scope: Scope | None = None, only: Iterable[str] | None = None) -> None:
         """Wrap a middleware around every rule, or around every event; those used first are outermost.
 
         Args:
             middleware: what to wrap.
             scope: around what; None for what it says itself with an attribute `scopes`, or else around rules.
+            only: ids of the rules that it is wrapped around, or globs of such; None for all. Used again with others,
+                it is around both.
+
+        Raises:
+            RuleDefinitionError: it is no middleware, or cannot be wrapped around that.
         """
         check(middleware)
-        for one in getattr(middleware, "scopes", ("rule",)) if scope is None else (scope,):
+        scopes: tuple[Scope, ...] = getattr(middleware, "scopes", ("rule",)) if scope is None else (scope,)
+        for one in scopes:
             if one not in self._around:
                 raise RuleDefinitionError(f"scope={one!r} must be 'rule' or 'event'")
+        if only is not None:
+            if "rule" not in scopes:
+                raise RuleDefinitionError(f"{name_of(middleware)} goes around whole events, so leave out only={only!r}")
+            scopes, only = ("rule",), _globs(only)
+        is_new = middleware not in self._around["rule"]
+        for one in scopes:
             if middleware not in self._around[one]:
                 self._around[one] += (middleware,)
+        if only is None:
+            if "rule" in scopes:
+                self._only.pop(id(middleware), None)
+        elif is_new or id(middleware) in self._only:
+            self._only[id(middleware)] = self._only.get(id(middleware), frozenset()) | only
         self.invalidate()
 
     def drop(self, middleware: Middleware) -> None:
         """Take a middleware away again."""
         for scope, used in self._around.items():
             self._around[scope] = tuple(one for one in used if one is not middleware)
+        self._only.pop(id(middleware), None)
         self.invalidate()
 
     @property
@@ -125,11 +146,11 @@ class Rulebook:
     def stamped(self, extensions: Mapping[str, str | int | bool] | None) -> Mapping[str, str | int | bool] | None:
         """Return the extension attributes of an event that is emitted from outside of turns.
 
-        Middleware around events that has a method `stamp() -> Mapping[str, str]` adds to those that were given.
+        Middleware around events that has a method `stamp(given) -> Mapping[str, str]` adds to those that were given.
         """
         for middleware in self._around["event"]:
             if (stamp := getattr(middleware, "stamp", None)) is not None:
-                extensions = {**stamp(), **(extensions or {})}
+                extensions = {**stamp(extensions or {}), **(extensions or {})}
         return extensions
 
     def around(self, scope: Scope) -> tuple[Middleware, ...]:
@@ -144,6 +165,7 @@ class Rulebook:
     def invalidate(self) -> None:
         """Forget what was worked out, because a rule or a middleware came or went."""
         self._stale = True
+        self.event_chain = None
 
     def copy(self) -> Rulebook:
         """Return another rulebook with the same rule sets and middleware."""
@@ -152,7 +174,7 @@ class Rulebook:
         twin.include(*self._sets.values())
         for scope, used in self._around.items():
             for middleware in used:
-                twin.use(middleware, scope)
+                twin.use(middleware, scope, self._only.get(id(middleware)) if scope == "rule" else None)
         return twin
 
     # -- asking it
@@ -193,11 +215,12 @@ class Rulebook:
         for rule, trigger in candidates:
             if issubclass(subject_type, rule.subject):
                 triggers.setdefault(rule, []).append(trigger)
-        around = self.around("rule")
+        around = [(one, self._only.get(id(one))) for one in self.around("rule")]
         for rule in sorted(triggers, key=lambda rule: (-rule.priority, self._order[rule])):
             guards = [trigger.guard for trigger in triggers[rule]]
             asked = () if None in guards else tuple(guard for guard in guards if guard is not None)
-            yield Match(rule, asked, around + rule.middleware)
+            outer = tuple(one for one, only in around if only is None or _fits(rule, only))
+            yield Match(rule, asked, outer + rule.middleware)
 
     def _build(self) -> None:
         if not self._stale:
@@ -217,6 +240,17 @@ class Rulebook:
                     self._exact.setdefault(trigger.pattern, []).append((rule, trigger))
         types = {rule_set.subject for rule_set in self._sets.values()} - {Subject}
         self._types = sorted(types, key=lambda cls: (-len(cls._prefix), cls._prefix))
+
+
+def _globs(only: Iterable[str]) -> frozenset[str]:
+    found = frozenset((only,) if isinstance(only, str) else only)
+    if not found or not all(isinstance(pattern, str) and pattern for pattern in found):
+        raise RuleDefinitionError(f"only={only!r} must be ids of rules, or globs of such, as ['tickets.*']")
+    return found
+
+
+def _fits(rule: Rule, only: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(rule.id, pattern) for pattern in only)
 
 
 def _check_prefixes(rule_sets: Iterable[RuleSet]) -> None:

@@ -5,7 +5,7 @@ Belongs here: what is told of a worker. It must not know how that is found out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -28,6 +28,10 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
         backlog: pending events of those that it owns, when it last looked (a count).
         oldest_age: for how long the oldest of them was pending then that could be handled (seconds); None if none
             could: what waits behind a retry or a parked rule waits for that.
+        backlogs: partition -> pending events, of each partition that it owns or that is in `unowned` (a count).
+        oldest_ages: partition -> the same of each of them (seconds), if there is such an event; of one in `unowned`,
+            the age of the oldest pending event at all.
+        unowned: partitions that no living worker owned when it last looked.
         is_ready: it owns its share, and the oldest pending event is not too old.
         reason: why it is not ready; "" if it is.
         turns: turns that it has committed (a count).
@@ -44,6 +48,9 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     turns: int
     last_progress_age: float
+    backlogs: Mapping[int, int] = {}
+    oldest_ages: Mapping[int, float] = {}
+    unowned: frozenset[int] = frozenset()
 
 
 def told_of(tenures: Iterable[Tenure]) -> str:

@@ -18,20 +18,22 @@ from __future__ import annotations
 import enum
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from datetime import datetime
-from hashlib import blake2b
 from typing import Protocol, TypeAlias
 
 import msgspec
 
 from onwhen.engine.clock import Clock
 from onwhen.engine.events import Event
+from onwhen.engine.waiting import DeadLetter, Failure, Retry, RetryKey, Timer, key_of
 
 __all__ = [
     "Accepted",
     "Answer",
+    "Cell",
     "Commit",
     "CommitResult",
     "DeadLetter",
+    "Explanation",
     "Failure",
     "HistoryEntry",
     "LogEntry",
@@ -53,24 +55,6 @@ Position: TypeAlias = int
 
 Version: TypeAlias = int | str
 """Which state of a subject this is; opaque, compared for equality only. One that is not stored has None."""
-
-RetryKey: TypeAlias = str
-"""Which waiting retry is meant: what `key_of` makes of the event, the rule and the attempt."""
-
-
-def key_of(event: Event, rule: str, attempt: int | None = None) -> str:
-    """Return what stands for a rule at an event, however often it is run, or for one run: 32 hexadecimal digits.
-
-    Args:
-        event: what the rule is run on. Two sources may use the same ids, so both count.
-        rule: id of the rule; "" for the event as a whole.
-        attempt: number of the attempt that is meant; None for all of them.
-    """
-    run = "" if attempt is None else f"\0{attempt}"
-    # No attribute holds a NUL, so no two of these texts are the same.
-    return blake2b(
-        f"{event.source}\0{event.id}\0{rule}{run}".encode(), digest_size=16, person=b"onwhen.rule"
-    ).hexdigest()
 
 
 class Answer(enum.Enum):
@@ -155,82 +139,26 @@ class SubjectWrite(msgspec.Struct, frozen=True, kw_only=True):
     remove: bool = False
 
 
-class Timer(msgspec.Struct, frozen=True, kw_only=True):
-    """An event to be delivered at `due`. A subject has at most one timer per key: a later one replaces it."""
-
-    subject: str
-    key: str
-    due: datetime
-    event: Event
-
-
-class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """An error as it is kept: the class's name, the message, and the traceback as text."""
-
-    type: str
-    message: str
-    traceback: str = ""
-
-
-class Retry(msgspec.Struct, frozen=True, kw_only=True):
-    """A rule that failed and waits to be run again.
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a turn did what it did, for people who ask later.
 
     Attributes:
-        subject: name of the subject.
-        event: what the rule was run on, a reaction's event included.
-        rule: id of the rule; "" stands for the event as a whole.
-        attempt: number of the attempt to come (2 is the first retry).
-        due: not before this moment.
-        in_order: later events of the subject wait for it.
-        first_failed: when the first attempt failed.
-        failure: the latest error.
-        first_attempt: number of the attempt from which the rule's policy counts; a dead letter that is replayed has
-            all its attempts again, but no number twice: the ids of what an attempt sends derive from it.
-        parked: the attempts are used up, and the subject's later events wait until somebody resumes it; `due` is
-            when it was parked.
-        starts: how often its attempt was noted to begin (see `Store.starting`), a count.
+        time: when the turn was, by the engine's clock.
+        subject: name of the subject of its commit.
+        correlation: the correlation id of its event.
+        event: id of the event.
+        rule: id of the rule that was retried; "" if the event was handled for the first time.
+        failed: whether something of it failed.
+        body: all of it, as JSON text (UTF-8), which no store looks into.
     """
 
-    subject: str
-    event: Event
-    rule: str
-    attempt: int
-    due: datetime
-    in_order: bool
-    first_failed: datetime
-    failure: Failure
-    first_attempt: int = 1
-    parked: bool = False
-    starts: int = 0
-
-    @property
-    def key(self) -> RetryKey:
-        """The event, the rule and the attempt: so that a commit that runs one, and sets the next, is done only once."""
-        return key_of(self.event, self.rule, self.attempt)
-
-
-class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """An event that a rule could not handle, set aside to be replayed or discarded.
-
-    Attributes:
-        id: stable id; the same failure of the same rule on the same event has the same id.
-        subject: name of the subject.
-        event: what the rule was run on, a reaction's event included.
-        rule: id of the rule, or "" when the event as a whole was refused.
-        failure: the last error.
-        attempts: how often it was tried, replays included.
-        first_failed: when the first attempt failed.
-        time: when it was set aside.
-    """
-
-    id: str
-    subject: str
-    event: Event
-    rule: str
-    failure: Failure
-    attempts: int
-    first_failed: datetime
     time: datetime
+    subject: str
+    correlation: str
+    event: str
+    rule: str = ""
+    failed: bool = False
+    body: bytes
 
 
 class Commit(msgspec.Struct, frozen=True, kw_only=True):
@@ -253,6 +181,7 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
         revived: ids of dead letters to remove; one that is not there any more is DONE.
         id: unique id of a commit that does not handle or retry anything; one that is within the window (see `Store`)
             is DONE. None for all others.
+        explanation: why the turn did what it did, or None. A store keeps the latest ones (see `Store.explanations`).
     """
 
     partition: int
@@ -270,6 +199,7 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
     dead: Sequence[DeadLetter] = ()
     revived: Sequence[str] = ()
     id: str | None = None
+    explanation: Explanation | None = None
 
 
 class CommitResult(msgspec.Struct, frozen=True):
@@ -319,6 +249,18 @@ class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
     write: SubjectWrite | None = None
 
 
+class Cell(msgspec.Struct, frozen=True):
+    """A small value that all processes share which have the store open; see `Store.exchange`.
+
+    Attributes:
+        value: what is there; None if nothing is.
+        time: the moment of that, by the store's clock.
+    """
+
+    value: bytes | None
+    time: datetime
+
+
 class StoreStats(msgspec.Struct, frozen=True, kw_only=True):
     """How much a store holds, as counts.
 
@@ -357,7 +299,8 @@ class Store(Protocol):
     Whoever goes through a list holds up nobody who writes: what is there all the time is listed once and in order,
     what comes or goes meanwhile may be listed or not.
 
-    Every method that does I/O raises `StoreError`, and nothing else, when it cannot do what it is asked.
+    Every method that does I/O raises `StoreError`, and nothing else, when it cannot do what it is asked; only
+    `exchange` raises `ValueError` too, for what no store takes.
     """
 
     @property
@@ -482,6 +425,36 @@ class Store(Protocol):
 
         A store that was made with `history=n` keeps the latest n entries of all subjects together. Those of a
         subject that was removed stay.
+        """
+        ...
+
+    def explanations(self, *, correlation: str | None = None, subject: str | None = None) -> AsyncIterator[Explanation]:
+        """Go through the explanations that are kept, oldest first; those of one correlation id or subject, if named.
+
+        A store keeps the latest ones of each partition, as many as it was made with (`explanations`, a count; 1,000
+        unless it was told otherwise, and with 0 none is added). They go by their time; where that was put back in a
+        partition, a store may go by the order of the commits.
+        """
+        ...
+
+    async def exchange(self, key: str, expected: bytes | None, new: bytes | None, ttl: float) -> Cell:
+        """Put a value in the place of another one, if that is still there: compare and set, beside all subjects.
+
+        The caller has won if and only if `value` of the answer is `new`. Asked again after a lost reply it does no
+        harm if nobody else ever gives the same `new`: put something into it that is made anew for each call. One that
+        has raised may take effect at any time after, if what it expects is there then.
+
+        Args:
+            key: which cell; text of up to 512 bytes in UTF-8. Differs from the name of any subject, whatever it is.
+            expected: what has to be there; None for nothing. What is over its time is not there.
+            new: what is there then, up to 64 KiB; None to remove it.
+            ttl: how long it is there from now on, by the store's clock (seconds; more than 0, and 100 years at most).
+
+        Returns:
+            What is there afterwards, be it `new` or what was there before.
+
+        Raises:
+            ValueError: the key, a value or the time is out of these bounds; nothing was asked of the store.
         """
         ...
 

@@ -24,6 +24,7 @@ from onwhen.engine.promise import Promise
 from onwhen.engine.recovery import Held, Suspects, read_begun
 from onwhen.engine.relay import Relay
 from onwhen.engine.resend import a_few_times, commit_surely, pause
+from onwhen.engine.room import Room
 from onwhen.engine.schedule import Schedule
 from onwhen.engine.shared import Acquired, SharedStore, Token
 from onwhen.engine.store import Answer, Commit, CommitResult, LogEntry, Retry, RetryKey
@@ -61,6 +62,7 @@ class Tenure:
         prefetch: how many events are read ahead (a count).
         alone: held while something is handled that may have killed its process, whichever partition it is in: else
             what merely begins at the same time as the culprit would be blamed as well.
+        room: for turns that wait for their commits, shared by all partitions of a worker.
 
     Attributes:
         trusted_until: see above; whoever renews the lease moves it on.
@@ -83,7 +85,7 @@ class Tenure:
         context: Context,
         prefetch: int,
         alone: asyncio.Lock,
-        room: Any = None,
+        room: Room,
     ) -> None:
         self.partition = partition
         self.token = token
@@ -95,6 +97,7 @@ class Tenure:
         self._touched = acquired.touched
         self._was_released = acquired.was_released
         self._bus = bus
+        self._tally = bus.tally
         self._store = store
         self._loop = loop
         self._context = context
@@ -102,14 +105,12 @@ class Tenure:
         self._alone = alone
         self._is_over = False
         self._over = asyncio.Event()
-        self._dispatcher: Dispatcher[Work] = Dispatcher(
-            self._handle, bus.limits.max_concurrent_turns, loop, room
-        )
+        self._dispatcher: Dispatcher[Work] = Dispatcher(self._handle, bus.limits.max_concurrent_turns, loop, room)
         self._suspects = Suspects(store, self._dispatcher.one_by_one)
         self._handling = Handling(bus, loop, self._suspects, self._goes_on, self._send, token)
         self._schedule = Schedule(bus.clock, loop, context, self._fire, self._dispatcher, self._submit_retry)
         self._feed = Feed(store, partition, self._dispatcher, self._work, self._leave, prefetch)
-        self._relay = Relay(store, partition, token, loop)
+        self._relay = Relay(store, partition, token, loop, bus.tally)
         self._known: dict[RetryKey, _Known] = {}  # retries that wait, parked ones included
         self._run_meanwhile: set[RetryKey] | None = None  # those that are run while the store is looked at
         self._renewals = 0
@@ -225,6 +226,7 @@ class Tenure:
         try:
             await part()
         except Exception as error:
+            self._tally.store_errors += isinstance(error, StoreError) and error is not self.problem
             self.end(error)
         except asyncio.CancelledError:
             if not self._is_over:  # not by us: perhaps a future of the store's was cancelled
@@ -331,12 +333,14 @@ class Tenure:
         try:
             result = answer.result()
             if result.answer is Answer.CONFLICT:
+                self._tally.conflicts += 1
                 self._dispatcher.again(subject)  # it is not in memory any more, so it is loaded
                 return
             if result.answer is Answer.OK:
                 self._handling.keep(ran, result)
             self._follow_up(work, Committed(ran.turn, ran.commit, result, None))
         except (StoreError, asyncio.CancelledError) as error:
+            self._tally.store_errors += 1
             self.end(StoreError("a commit was cut off") if isinstance(error, asyncio.CancelledError) else error)
             self._dispatcher.start(self._settle(work, ran), work.context.copy())
             return
@@ -374,26 +378,31 @@ class Tenure:
 
     def _settles(self, tries: int, error: StoreError) -> bool:
         """Find out what a commit has come to; but whatever it is, the store may not be what it was."""
+        self._tally.store_errors += 1
         self.end(error)
         return a_few_times(tries, error)
 
-    @staticmethod
-    def _goes_on(tries: int, error: StoreError) -> bool:
+    def _goes_on(self, tries: int, error: StoreError) -> bool:
         """Ask for nothing twice: after an error, all that is known here is in doubt."""
+        self._tally.store_errors += 1
         return False
 
     def _follow_up(self, work: Work, committed: Committed) -> None:
         """Take note of what a turn has left."""
+        commit, result = committed.commit, committed.result
         if work.retry is not None:
             self._let_go(work.retry.subject, work.retry.key)
             if self._run_meanwhile is not None:
                 self._run_meanwhile.add(work.retry.key)
-        commit, result = committed.commit, committed.result
         if result.answer is not Answer.OK:
+            self._tally.refused(result.answer)
             if result.answer is Answer.FENCED:
                 self.lose()
             return
         self.turns += 1
+        self._tally.committed += 1
+        if commit.messages or commit.timers or commit.retries or commit.dead or work.retry is not None:
+            self._tally.left(commit)
         for retry in commit.retries:
             self._wait_for(retry)
         for timer in commit.timers:
@@ -435,8 +444,10 @@ class Tenure:
         try:
             fired = await self._store.fire(self.partition)
         except StoreError as error:
+            self._tally.store_errors += 1
             self.end(error)
             raise
+        self._tally.timers_fired += fired.moved
         if fired.next_due is not None:
             self._schedule.agenda.stored_timer(fired.next_due)
         if fired.elsewhere:

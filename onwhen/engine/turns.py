@@ -11,24 +11,27 @@ from collections import deque
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from inspect import isawaitable
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from onwhen.engine import cascades
-from onwhen.engine.chain import Call, Middleware, compose
+import msgspec
+
+from onwhen.engine import accounting, cascades, explaining
+from onwhen.engine.chain import compose
 from onwhen.engine.context import DEFERRED, Context
 from onwhen.engine.effects import NOTHING_LEFT, Cancelled, Effects, Refused
 from onwhen.engine.endings import ends_the_turn, timed
 from onwhen.engine.events import Event
 from onwhen.engine.occurrences import Occurrence, event_type_of
-from onwhen.engine.outcomes import Outcome, RuleRun, failure_of
-from onwhen.engine.retries import GiveUp, Park, RetryAfter, RetryDecision, RetryPolicy
+from onwhen.engine.outcomes import Outcome, RuleRun
+from onwhen.engine.retries import RetryPolicy
 from onwhen.engine.rulebook import Match
 from onwhen.engine.rules import Condition
+from onwhen.engine.setbacks import set_aside
 from onwhen.engine.state import Change, Savepoint, Snapshot, State
-from onwhen.engine.store import Commit, DeadLetter, Position, Retry, Timer, key_of
+from onwhen.engine.store import Commit, DeadLetter, Position, Retry, Timer
 from onwhen.engine.subjects import Subject
 from onwhen.errors import (
     CascadeLimit,
@@ -48,7 +51,6 @@ __all__ = ["RUNNING", "Turn"]
 RUNNING: ContextVar[Context[Any] | None] = ContextVar("onwhen_running", default=None)
 """The context of the run that the running code is part of; what a rule has started keeps that of the rule."""
 
-_END_OF_TIME: Final = datetime.max.replace(tzinfo=UTC)
 _ONCE: Final = RetryPolicy()
 _UNTIL_RESUMED: Final = RetryPolicy(on_exhausted="park")
 _HOPELESS: Final = {  # whatever the policy, another attempt would end the same way
@@ -68,19 +70,25 @@ class Turn(Effects, kw_only=True):
         event: what came in.
         retry: the waiting retry that this turn runs; then only its rule is run on the event.
         refused: why the subject could not be loaded as what it is; then no rule is run, and the event fails.
+        explains: it is to be noted what each rule was asked, and kept with the commit.
     """
 
     event: Event
     retry: Retry | None = None
     refused: BaseException | None = None
+    explains: bool = False
     _queue: deque[Occurrence] | tuple[()] = ()
     _reactions: int = 0
-    _runs: list[RuleRun] = []
-    _retries: list[Retry] = []
-    _dead: list[DeadLetter] = []
+    _runs: list[RuleRun] = msgspec.field(default_factory=list)
+    _retries: list[Retry] = msgspec.field(default_factory=list)
+    _dead: list[DeadLetter] = msgspec.field(default_factory=list)
     _error: BaseException | None = None
     _retry_at: datetime | None = None
     _is_parked: bool = False
+    _own: RuleRun = cast(RuleRun, None)  # of the middleware around the event, and up to where it is noted
+    _mark: Savepoint = 0
+    _has_failed: bool = False
+    _is_of_trigger: bool = False  # the latest failure: a predicate of a trigger raised
 
     @classmethod
     def of(
@@ -106,8 +114,7 @@ class Turn(Effects, kw_only=True):
         """
         if refused is not None:
             state = Snapshot.of(state)
-        subject = subject_type._of(state)
-        turn = cls(subject, state, bus, now or bus.clock.now(), event=event)
+        turn = cls(subject_type._of(state), state, bus, now or bus.clock.now(), event=event)
         if retry is not None:
             turn.retry, turn.around = retry, f"middleware@{retry.rule}"
         if refused is not None:
@@ -122,15 +129,14 @@ class Turn(Effects, kw_only=True):
     async def run(self) -> None:
         """Run the rules; what they did is kept in the turn until it is committed."""
         within = RUNNING.get()
-        while within is not None and within._effects.is_over:
-            within = within._effects.within
+        while within is not None and within.turn.is_over:
+            within = within.turn.within
         self.within = within
         beginning = len(self.state.log)
         try:
             first = Occurrence.of_event(self.event, self.subject)
-            middleware = self.bus.rulebook.around("event")
-            if middleware and not isinstance(self.refused, _MIDDLEWARE_TOO):
-                await self._run_inside(middleware, first)
+            if self.bus.rulebook.around("event") and not isinstance(self.refused, _MIDDLEWARE_TOO):
+                await self._run_inside(first)
             else:
                 await self._handle(first, None)
         except BaseException as error:
@@ -142,28 +148,17 @@ class Turn(Effects, kw_only=True):
             self.is_over = True
             self.subject._end()
 
-    async def _run_inside(self, around: Sequence[Middleware], first: Occurrence) -> None:
+    async def _run_inside(self, first: Occurrence) -> None:
         """Run the middleware that is around the whole event; what it does itself counts as a run without a rule."""
-        state = self.state
+        book = self.bus.rulebook
+        if (chain := book.event_chain) is None:
+            chain = book.event_chain = compose(book.around("event"), _inside)
         attempt = self.retry.attempt if self.retry is not None else 1
         ctx: Context[Any] = Context(self.subject, None, first, self, attempt)
-        run = RuleRun(rule="", event_type=first.type, property=first.property_name, attempt=attempt)
-        mark = state.mark()
-
-        async def innermost(ctx: Context[Any]) -> None:
-            nonlocal mark
-            try:
-                if self._error is None:
-                    self.state.collect()
-                    self._keep(run, mark, first)
-                await self._handle(first, ctx)
-            except BaseException as error:
-                self._error = error  # a middleware may swallow it, but half a turn cannot be committed
-                raise
-            mark = state.mark()
-
+        self._own = run = RuleRun("", first.type, first.property_name, attempt=attempt)
+        self._mark = self.state.mark()
         RUNNING.set(ctx)
-        await compose(around, innermost)(ctx)
+        await chain(ctx)
         ctx._is_over = True
         if isinstance(self._error, asyncio.CancelledError) and not ends_the_turn(self._error):
             raise MiddlewareError(
@@ -172,8 +167,7 @@ class Turn(Effects, kw_only=True):
             ) from self._error
         if self._error is not None:
             raise self._error
-        self.state.collect()
-        self._keep(run, mark, first)
+        self._keep_own(first)
         if ctx._stopped_by:
             run.status, run.stopped_by = "stopped", ctx._stopped_by
         if ctx._stopped_by or run.changes or run.messages or run.timers or run.cancelled or run.refused:
@@ -181,6 +175,11 @@ class Turn(Effects, kw_only=True):
         if self._queue:
             occurrence = self._queue.popleft()
             await self._run_rules(occurrence, self._reactions_to(occurrence), 1, ctx)
+
+    def _keep_own(self, first: Occurrence) -> None:
+        """Note what the middleware around the event has done since it was last looked at."""
+        self.state.collect()
+        self._keep(self._own, self._mark, first)
 
     def _handle(self, first: Occurrence, outer: Context[Any] | None) -> Awaitable[None]:
         """Return what runs the rules on what came in, and those on the property changes that follow."""
@@ -219,7 +218,7 @@ class Turn(Effects, kw_only=True):
                 ctx: Context[Any] = Context(self.subject, rule, occurrence, self, attempt, outer)
                 run = RuleRun(rule.id, occurrence.type, attempt=attempt)
                 if change is not None:
-                    run.property, run.cause = change.property, occurrence.cause[0]
+                    run.change, run.property, run.cause = change, change.property, occurrence.cause[0]
                 self._runs.append(run)
                 RUNNING.set(ctx)
                 mark = len(state.log)
@@ -240,10 +239,11 @@ class Turn(Effects, kw_only=True):
                     run.status, run.error = "failed", error
                     if ends_the_turn(error):
                         raise
-                    self._failed(run, ctx, mark, error)
+                    self._failed(match, ctx, run, mark, error)
                 else:
                     if ctx._error is not None:
                         run.status, run.error, run.handled = "failed", ctx._error, True
+                        self._note_failure(match, ctx, run)
                     elif ctx._stopped_by:
                         run.status, run.stopped_by = "stopped", ctx._stopped_by
                     elif run.status == "skipped":
@@ -258,49 +258,31 @@ class Turn(Effects, kw_only=True):
             occurrence, attempt = self._queue.popleft(), 1
             matches = self._reactions_to(occurrence)
 
-    def _failed(self, run: RuleRun, ctx: Context[Any], mark: Savepoint, error: BaseException) -> None:
-        """Undo what a run did that has raised, and plan what is to become of it."""
-        if isinstance(error, Postponed):
-            run.status = "postponed"
-        self._undo_failed(ctx, mark, error)
-        rule = ctx.rule
-        assert rule is not None
-        event, policy = self._event_of(ctx._occurrence, error, rule.retry or self.bus.limits.retry)
-        run.retry_at, run.parked = self._set_aside(event, rule.id, ctx.attempt, error, policy)
-
-    def _begin(
-        self, match: Match, ctx: Context[Any], run: RuleRun, conditions: Iterator[Condition] | None = None
-    ) -> Awaitable[object] | None:
+    def _begin(self, match: Match, ctx: Context[Any], run: RuleRun) -> Awaitable[object] | None:
         """Run a rule if its trigger fits the values and its conditions hold, as far as that goes without waiting.
-
-        Args:
-            match: the rule.
-            ctx: what it is given.
-            run: what is noted of it.
-            conditions: those that are left to be tested; None if none has been yet.
 
         Returns:
             What is left to be awaited.
         """
-        rule = match.rule
-        if conditions is None:
+        if self.explains:
+            return self._begin_explained(match, ctx, run)
+        condition: Condition | None = None
+        try:
             if match.guards and not any(guard(ctx) for guard in match.guards):
                 run.status = "skipped"
                 return None
-            conditions = iter(rule.conditions)
-        for condition in conditions:
-            holds = condition.test(ctx)
-            if holds.__class__ is not bool and isawaitable(holds):
-                return self._go_on(match, ctx, run, conditions, condition, holds)
-            if not holds:
-                run.status, run.condition = "skipped", condition
-                return None
-        if match.middleware:
-            return (match.call or _prepare(match))(ctx)
-        result = rule.function(ctx)
-        if result is not None and (result.__class__ is CoroutineType or isawaitable(result)):
-            return cast(Awaitable[object], result)
-        return None
+            conditions = iter(match.rule.conditions)
+            for condition in conditions:
+                holds = condition.test(ctx)
+                if holds.__class__ is not bool and isawaitable(holds):
+                    return self._go_on(match, ctx, run, conditions, condition, holds)
+                if not holds:
+                    run.status, run.condition = "skipped", condition
+                    return None
+        except BaseException:
+            run.condition, self._is_of_trigger = condition, condition is None
+            raise
+        return _call(match, ctx)
 
     async def _go_on(
         self,
@@ -309,13 +291,35 @@ class Turn(Effects, kw_only=True):
         run: RuleRun,
         conditions: Iterator[Condition],
         condition: Condition,
-        holds: Awaitable[object],
+        holds: Any,
     ) -> None:
-        """Wait for what a condition says, and go on from there."""
-        if not await holds:
-            run.status, run.condition = "skipped", condition
-        elif (rest := self._begin(match, ctx, run, conditions)) is not None:
+        """Wait for what a condition says, test those after it, and run the rule if all hold."""
+        tested: Condition | None = condition
+        try:
+            while tested is not None:
+                if not (await holds if isawaitable(holds) else holds):
+                    run.status, run.condition = "skipped", tested
+                    return
+                tested = next(conditions, None)
+                holds = tested is None or tested.test(ctx)
+        except BaseException:
+            run.condition = tested
+            raise
+        if (rest := _call(match, ctx)) is not None:
             await rest
+
+    async def _begin_explained(self, match: Match, ctx: Context[Any], run: RuleRun) -> None:
+        if await explaining.fits(match, ctx, run) and (rest := _call(match, ctx)) is not None:
+            await rest
+
+    def _failed(self, match: Match, ctx: Context[Any], run: RuleRun, mark: Savepoint, error: BaseException) -> None:
+        """Undo what a run did that has raised, and plan what is to become of it."""
+        if isinstance(error, Postponed):
+            run.status = "postponed"
+        self._undo_failed(ctx, mark, error)
+        self._note_failure(match, ctx, run)
+        event, policy = self._event_of(ctx._occurrence, error, match.rule.retry or self.bus.limits.retry)
+        run.retry_at, run.parked = self._set_aside(event, match.rule.id, ctx.attempt, error, policy)
 
     def _undo_failed(self, ctx: Context[Any], mark: Savepoint, error: BaseException) -> None:
         """Undo what a failed rule did; if it is the function's error, what middleware did stays, as far as sound."""
@@ -324,6 +328,14 @@ class Turn(Effects, kw_only=True):
                 self.state.collect()
                 return
         self.state.rollback(mark)
+
+    def _note_failure(self, match: Match, ctx: Context[Any], run: RuleRun) -> None:
+        """Note what a rule that has failed was asked, if failures are explained."""
+        is_of_trigger, self._is_of_trigger = self._is_of_trigger, False
+        if run.status == "failed":
+            self._has_failed = True
+            if self.bus.limits.explain_failures:
+                explaining.note_failure(match, ctx, run, is_of_trigger=is_of_trigger)
 
     def _keep(self, run: RuleRun, mark: Savepoint, occurrence: Occurrence) -> None:
         """Note what a run did, and queue the reactions to it."""
@@ -384,6 +396,7 @@ class Turn(Effects, kw_only=True):
             rule, attempt = self.retry.rule, self.retry.attempt
             policy = next((known.retry for known in self.bus.rulebook.rules() if known.id == rule), None) or policy
         self._error = error
+        self._has_failed = self._has_failed or not isinstance(error, Postponed)
         policy = _HOPELESS.get(type(error), policy)
         self._retry_at, self._is_parked = self._set_aside(self.event, rule, attempt, error, policy)
 
@@ -396,6 +409,7 @@ class Turn(Effects, kw_only=True):
             limit=limit,
             cycle=cycle,
         )
+        self._has_failed = True
         self._set_aside(event, "", 1, error, _ONCE)
         return error
 
@@ -416,47 +430,15 @@ class Turn(Effects, kw_only=True):
         Returns:
             When the next attempt will be, if there will be one, and whether the subject is parked.
         """
-        now, key = self.now, key_of(event, rule)
-        first_failed, first_attempt = now, 1
-        if self.retry is not None and self.retry.rule == rule and event is self.event:
-            first_failed, first_attempt = self.retry.first_failed, self.retry.first_attempt
-        decision: RetryDecision
-        if isinstance(error, Postponed):
-            decision = policy.postpone(error.delay, attempt=attempt, seed=key)
-            first_attempt += 1  # so that it does not count
-        else:
-            decision = policy.decide(error, attempt=attempt - first_attempt + 1, seed=key)
-        if not isinstance(decision, GiveUp):
-            parked = isinstance(decision, Park)
-            due = _later(now, decision.delay) if isinstance(decision, RetryAfter) else now
-            self._retries.append(
-                Retry(
-                    subject=event.subject,
-                    event=event,
-                    rule=rule,
-                    attempt=attempt + 1,
-                    due=due,
-                    in_order=policy.in_order,
-                    first_failed=first_failed,
-                    failure=failure_of(error),
-                    first_attempt=first_attempt,
-                    parked=parked,
-                )
-            )
-            return (None, True) if parked else (due, False)
-        self._dead.append(
-            DeadLetter(
-                id=key,
-                subject=event.subject,
-                event=event,
-                rule=rule,
-                failure=failure_of(error),
-                attempts=attempt,
-                first_failed=first_failed,
-                time=now,
-            )
-        )
-        return None, False
+        before = self.retry
+        if before is not None and not (before.rule == rule and event is self.event):
+            before = None
+        found = set_aside(event, rule, attempt, error, policy, now=self.now, before=before)
+        if isinstance(found, DeadLetter):
+            self._dead.append(found)
+            return None, False
+        self._retries.append(found)
+        return (None, True) if found.parked else (found.due, False)
 
     # -- what came of it
 
@@ -465,6 +447,9 @@ class Turn(Effects, kw_only=True):
         state = self.state
         write = state.write() if state.log else None
         left = self.left() if self.asked or state.flushed else NOTHING_LEFT
+        explanation, has_failed = None, self._has_failed or bool(self._dead)
+        if self.explains or (has_failed and self.bus.limits.explain_failures):
+            explanation = accounting.explanation_of(self.outcome(), has_failed)
         return Commit(
             partition=partition,
             subject=state.name,
@@ -479,18 +464,25 @@ class Turn(Effects, kw_only=True):
             cancel_all=left.flushed,
             retries=self._retries,
             dead=self._dead,
+            explanation=explanation,
         )
 
     def outcome(self) -> Outcome:
         """Return what the rules did."""
-        return Outcome(
+        outcome = Outcome(
             event=self.event,
             runs=tuple(self._runs),
             error=self._error,
             retry_at=self._retry_at,
             parked=self._is_parked,
             dead=tuple(self._dead),
+            time=self.now,
         )
+        if self.retry is not None:
+            outcome.rule = self.retry.rule
+        if self.explains:
+            outcome.is_explained = True
+        return outcome
 
 
 # -- what is innermost in a chain ----------------------------------------------------------------------------------
@@ -499,27 +491,39 @@ class Turn(Effects, kw_only=True):
 async def _invoke(ctx: Context[Any]) -> None:
     """Run a rule's function; what it did is undone if it fails, before any middleware sees the error."""
     assert ctx.rule is not None
-    state = ctx._effects.state
-    mark = state.mark()
+    effects = ctx._effects
+    mark = effects.state.mark()
     try:
         result = ctx.rule.function(ctx)
         if result is not None and isawaitable(result):
             await result
-        state.collect()
+        effects.state.collect()
     except BaseException as error:
-        state.rollback(mark)
+        effects.state.rollback(mark)
         ctx._error = error
         raise
 
 
-def _prepare(match: Match) -> Call:
-    """Compose what is around a rule, once."""
-    match.call = compose(match.middleware, _invoke)
-    return match.call
+def _call(match: Match, ctx: Context[Any]) -> Awaitable[object] | None:
+    """Call a rule, or what is around it; return what is left to be awaited."""
+    if match.middleware:
+        if (call := match.call) is None:
+            call = match.call = compose(match.middleware, _invoke)
+        return call(ctx)
+    result = match.rule.function(ctx)
+    if result is not None and (result.__class__ is CoroutineType or isawaitable(result)):
+        return cast(Awaitable[object], result)
+    return None
 
 
-def _later(now: datetime, delay: timedelta) -> datetime:
+async def _inside(ctx: Context[Any]) -> None:
+    """Run the rules of the turn, inside the middleware that is around the whole event."""
+    turn = ctx.turn
     try:
-        return now + delay
-    except OverflowError:
-        return _END_OF_TIME
+        if turn._error is None:
+            turn._keep_own(ctx._occurrence)
+        await turn._handle(ctx._occurrence, ctx)
+    except BaseException as error:
+        turn._error = error  # a middleware may swallow it, but half a turn cannot be committed
+        raise
+    turn._mark = turn.state.mark()

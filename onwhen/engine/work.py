@@ -81,6 +81,7 @@ class Work(msgspec.Struct, eq=False):
         again: it was accepted before, so that it may be known already.
         rank: its order, if it has no position.
         since: when it was accepted, by the store's clock, if somebody wants to know how long it waits.
+        explains: whoever emitted it wants to know why what happens does; of messages that follow from it, too.
     """
 
     event: Event
@@ -99,6 +100,7 @@ class Work(msgspec.Struct, eq=False):
     again: bool = False
     rank: float = math.inf
     since: datetime | None = None
+    explains: bool = False
 
     @property
     def order(self) -> float:
@@ -113,7 +115,9 @@ class Work(msgspec.Struct, eq=False):
             self.receipt.cascade.append(receipt)
         if self.cascade is not None:
             self.cascade.pending += 1
-        return Work(event, self.context, position=position, receipt=receipt, cascade=self.cascade)
+        return Work(
+            event, self.context, position=position, receipt=receipt, cascade=self.cascade, explains=self.explains
+        )
 
     def tell_accepted(self) -> None:
         """Tell whoever wants to know that it is accepted."""

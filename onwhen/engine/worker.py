@@ -16,6 +16,7 @@ from uuid import uuid4
 from onwhen.engine.bus import EventBus
 from onwhen.engine.ownership import TRUST, candidates, fair_share, surplus
 from onwhen.engine.resend import pause
+from onwhen.engine.room import Room
 from onwhen.engine.shared import Acquired, PartitionState, SharedStore, Token, is_shared
 from onwhen.engine.status import WorkerStatus, told_of
 from onwhen.engine.tenure import Tenure
@@ -27,6 +28,7 @@ _LONGEST_CYCLE: Final = 1.0  # seconds between looks at who else lives
 _LOOK: Final = 5.0  # seconds between looks at how much is pending
 _LAST: Final = 10.0  # seconds that handing over may take beyond the grace period
 _TRIES: Final = 5  # of handing a partition over (a count)
+_OPEN: Final = 192  # turns that wait for their commits at the same time, unless that takes long (a count)
 _PATIENCE: Final = 0.3  # of a lease, after which what a lease depends on is asked again
 
 
@@ -64,7 +66,7 @@ class Worker:
         lease: float = 10.0,
         own: Collection[int] | None = None,
         grace: float = 30.0,
-        prefetch: int = int(__import__("os").environ.get("PREFETCH", "500")),
+        prefetch: int = 500,
         max_age: float = 60.0,
         stall: float = 60.0,
     ) -> None:
@@ -121,9 +123,7 @@ class Worker:
         """
         self._loop = asyncio.get_running_loop()
         self._alone = asyncio.Lock()
-        import os
-        from onwhen.engine.dispatch import Room
-        self._room = Room(int(os.environ["ROOM"]), int(os.environ.get("BURST", "64"))) if os.environ.get("ROOM") else None
+        self._room = Room(_OPEN, self._loop)
         async with self.bus:
             self._check_own()
             self._looked = float("-inf")
@@ -220,6 +220,9 @@ class Worker:
         for number, tenure in self._tenures.items():
             if (oldest := tenure.oldest()) is not None:
                 self._oldest_ages[number] = max(0.0, (now - oldest).total_seconds())
+        for number in self._unowned():
+            if (oldest := self._states[number].oldest) is not None:
+                self._oldest_ages[number] = max(0.0, (now - oldest).total_seconds())
 
     async def _answer(self, call: Awaitable[_T], patience: float | None = None) -> _T | None:
         """Return what the store answers; None if it does not, which is noted. A late answer is as good as none.
@@ -238,8 +241,10 @@ class Worker:
         except (StoreFormatError, StoreCorrupt):
             raise
         except StoreError as error:
+            self.bus.tally.store_errors += 1
             self._trouble = error
         except TimeoutError:
+            self.bus.tally.store_errors += 1
             self._trouble = StoreError(f"no answer within {patience or self._lease:g} s")
         else:
             self._answered, self._trouble = self._loop.time(), None
@@ -394,6 +399,11 @@ class Worker:
         for tenure in self._tenures.values():
             tenure.forget(subject)
 
+    def _unowned(self) -> frozenset[int]:
+        """Return which partitions nobody owned when it was last looked, and we do not own since."""
+        ownerless = (number for number, state in self._states.items() if state.owner is None)
+        return frozenset(number for number in ownerless if number not in self._tenures)
+
     def _check_own(self) -> None:
         most = self._store.partitions
         if self._own is not None and not all(0 <= number < most for number in self._own):
@@ -440,9 +450,12 @@ class Worker:
     def status(self) -> WorkerStatus:
         """Return how it fares."""
         owned = frozenset(number for number, tenure in self._tenures.items() if not tenure.is_over)
-        states = [self._states[number] for number in owned if number in self._states]
-        age = max((self._oldest_ages[number] for number in owned if number in self._oldest_ages), default=None)
         is_running = self._started.is_set()
+        unowned = self._unowned() if is_running else frozenset()
+        shown = owned | unowned
+        backlogs = {number: state.backlog for number, state in self._states.items() if number in shown}
+        ages = {number: age for number, age in self._oldest_ages.items() if number in shown}
+        age = max((ages[number] for number in owned if number in ages), default=None)
         now = self._loop.time() if is_running else 0.0
         reason = ""
         if not is_running:
@@ -464,8 +477,11 @@ class Worker:
             owned=owned,
             share=self._share,
             partitions=self._store.partitions if is_running else 0,
-            backlog=sum(state.backlog for state in states),
+            backlog=sum(backlogs[number] for number in owned if number in backlogs),
             oldest_age=age,
+            backlogs=backlogs,
+            oldest_ages=ages,
+            unowned=unowned,
             is_ready=not reason,
             reason=reason,
             turns=self._count_turns(),

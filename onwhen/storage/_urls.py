@@ -14,7 +14,7 @@ __all__ = ["create_storage", "is_redis", "without_password"]
 
 _DIGITS: Final = 12  # of a count; more than will ever be kept
 _REDIS: Final = ("redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
-_OF_REDIS_STORE: Final = ("key_prefix", "partitions", "max_backlog", "history")
+_OF_REDIS_STORE: Final = ("key_prefix", "partitions", "max_backlog", "history", "explanations")
 """Options behind the address of a Redis that are about the store; all others are about the connection."""
 _KNOWN: Final = (
     "known are memory://, sqlite:///relative.db, sqlite:////absolute.db, redis://HOST:PORT/DB, "
@@ -30,14 +30,16 @@ def create_storage(
     read_only: bool = False,
     key_prefix: str | None = None,
     max_backlog: int | None = None,
+    explanations: int | None = None,
 ) -> Store:
     """Return the store that an address means; nothing is opened before a bus opens it.
 
     Args:
         url: `memory://`; `sqlite:///relative.db` or `sqlite:////absolute.db`, special characters of a file's name as
-            in all URLs (`%20`); or that of a Redis (see `create_redis_storage`). All take `?history=1000` (a count),
-            SQLite also `?synchronous=NORMAL`, Redis also `key_prefix`, `partitions` and `max_backlog`, which go before
-            the arguments here, and what a connection is set up with, such as `ssl_ca_certs=FILE`.
+            in all URLs (`%20`); or that of a Redis (see `create_redis_storage`). All take `?history=1000` and
+            `explanations` (counts), SQLite also `?synchronous=NORMAL`, Redis also `key_prefix`, `partitions` and
+            `max_backlog`, which go before the arguments here, and what a connection is set up with, such as
+            `ssl_ca_certs=FILE`.
         partitions: how many partitions there are (a count). None: as many as before; if there is nothing yet, 16 in
             Redis, else 1.
         dedup_window: how many accepted events are remembered by source and id (a count). None: as many as before, in
@@ -46,6 +48,7 @@ def create_storage(
         key_prefix: what all names of keys in Redis start with; None for `onwhen`.
         max_backlog: how many pending events a partition in Redis may have before it takes no more (a count); None for
             100,000.
+        explanations: how many explanations each partition keeps of what turns did (a count); None for 1,000.
 
     Raises:
         SettingError: there is no such kind of store, or it has no such option.
@@ -57,11 +60,18 @@ def create_storage(
     if "://" not in url or parts.scheme not in ("memory", "sqlite", *_REDIS):
         raise _error(url, f"no kind of store; {_KNOWN}")
     if is_redis(url):
-        given = {"partitions": partitions, "key_prefix": key_prefix, "max_backlog": max_backlog}
+        given = {
+            "partitions": partitions,
+            "key_prefix": key_prefix,
+            "max_backlog": max_backlog,
+            "explanations": explanations,
+        }
         return _redis(url, {name: value for name, value in given.items() if value is not None}, dedup_window, read_only)
     if parts.netloc or parts.fragment:
         raise _error(url, f"{parts.netloc or parts.fragment!r} has no meaning there; {_KNOWN}")
-    options = _options(url, parts.query, parts.scheme)
+    options = ({} if explanations is None else {"explanations": explanations}) | _options(
+        url, parts.query, parts.scheme
+    )
     partitions = 1 if partitions is None else partitions
     if parts.scheme == "memory":
         if parts.path:
@@ -124,14 +134,14 @@ def _options(url: str, query: str, scheme: str) -> dict[str, Any]:
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name in options:
             raise _error(url, f"{name} is given twice")
-        if name == "history":
+        if name in ("history", "explanations"):
             options[name] = _count(url, name, value)
         elif name == "synchronous" and scheme == "sqlite":
             if value.upper() not in ("FULL", "NORMAL"):
                 raise _error(url, f"synchronous={value} must be FULL or NORMAL")
             options[name] = value.upper()
         else:
-            known = "history" if scheme == "memory" else "history and synchronous"
+            known = "history and explanations" if scheme == "memory" else "history, explanations and synchronous"
             raise _error(url, f"{name} is no option; there are {known}")
     return options
 

@@ -22,9 +22,11 @@ from onwhen.engine.partitions import partition_of
 from onwhen.engine.store import (
     Accepted,
     Answer,
+    Cell,
     Commit,
     CommitResult,
     DeadLetter,
+    Explanation,
     HistoryEntry,
     LogEntry,
     Position,
@@ -37,6 +39,8 @@ from onwhen.engine.store import (
     Timer,
 )
 from onwhen.errors import SettingError, StoreError
+from onwhen.storage._cells import checked
+from onwhen.storage._encoding import micros
 
 __all__ = ["MemoryStore", "create_memory_storage"]
 
@@ -70,18 +74,21 @@ class MemoryStore:
         dedup_window: how many of the latest accepted events with an id of their own are remembered, so that a
             second one of the same source and id is not accepted again (a count).
         history: how many commits are kept to be looked at, of all subjects together (a count).
+        explanations: how many explanations each partition keeps (a count).
 
     Raises:
         SettingError: a count is out of range.
     """
 
-    def __init__(self, *, partitions: int = 1, dedup_window: int = 100_000, history: int = 0) -> None:
-        kept = (dedup_window, history)
+    def __init__(
+        self, *, partitions: int = 1, dedup_window: int = 100_000, history: int = 0, explanations: int = 1_000
+    ) -> None:
+        kept = (dedup_window, history, explanations)
         if not 1 <= partitions <= _MOST_PARTITIONS or min(kept) < 0 or max(kept) > _MOST_KEPT:
             raise SettingError(
-                f"partitions={partitions} must be 1 to {_MOST_PARTITIONS}, dedup_window={dedup_window} and "
-                f"history={history} at least 0 and at most {_MOST_KEPT:,}",
-                settings=("partitions", "dedup_window", "history"),
+                f"partitions={partitions} must be 1 to {_MOST_PARTITIONS}, dedup_window={dedup_window}, "
+                f"history={history} and explanations={explanations} at least 0 and at most {_MOST_KEPT:,}",
+                settings=("partitions", "dedup_window", "history", "explanations"),
             )
         self._partitions = partitions
         self._dedup_window = dedup_window
@@ -100,6 +107,10 @@ class MemoryStore:
         self._promoted: list[list[Position]] = [[] for _ in range(partitions)]
         self._retries: list[dict[RetryKey, Retry]] = [{} for _ in range(partitions)]
         self._dead: dict[str, DeadLetter] = {}
+        self._kept_explanations = explanations
+        self._explanations: dict[int, deque[Explanation]] = {}
+        self._cells: dict[bytes, tuple[bytes, int]] = {}  # value, and when it is over
+        self._clear_at = _SPARE
 
     @property
     def partitions(self) -> int:
@@ -253,6 +264,9 @@ class MemoryStore:
         for letter in commit.dead:
             self._dead.pop(letter.id, None)
             self._dead[letter.id] = letter
+        if commit.explanation is not None:
+            kept = self._explanations.setdefault(commit.partition, deque(maxlen=self._kept_explanations))
+            kept.append(commit.explanation)
 
     def _write(self, subject: str, stored: _Stored | None, write: SubjectWrite) -> int | None:
         if write.remove:
@@ -342,7 +356,7 @@ class MemoryStore:
         for retry in sorted(self._retries[partition].values(), key=lambda retry: retry.due):
             yield retry
 
-    # -- dead letters, and counts
+    # -- dead letters, the past
 
     async def dead_letters(self) -> AsyncIterator[DeadLetter]:
         """Go through the dead letters; see `Store.dead_letters`."""
@@ -363,6 +377,36 @@ class MemoryStore:
             if entry.subject == subject:
                 yield entry
 
+    async def explanations(
+        self, *, correlation: str | None = None, subject: str | None = None
+    ) -> AsyncIterator[Explanation]:
+        """Go through the explanations; see `Store.explanations`."""
+        for explanation in sorted(
+            chain.from_iterable(self._explanations.values()), key=lambda explanation: explanation.time
+        ):
+            if correlation in (None, explanation.correlation) and subject in (None, explanation.subject):
+                yield explanation
+
+    # -- cells, and counts
+
+    async def exchange(self, key: str, expected: bytes | None, new: bytes | None, ttl: float) -> Cell:
+        """Put a value in the place of another one; see `Store.exchange`."""
+        name, time = checked(key, expected, new, ttl)
+        clock = self._clock.now()
+        now = micros(clock)
+        value, until = self._cells.get(name, (None, 0))
+        value = value if until > now else None
+        if value == expected:
+            value = new
+            if new is None:
+                self._cells.pop(name, None)
+            else:
+                self._cells[name] = (new, now + time)
+                if len(self._cells) >= self._clear_at:
+                    self._cells = {name: cell for name, cell in self._cells.items() if cell[1] > now}
+                    self._clear_at = _SPARE + 2 * len(self._cells)
+        return Cell(value, clock)
+
     async def stats(self) -> StoreStats:
         """Return how much is kept; see `Store.stats`."""
         parked = sum(retry.parked for retries in self._retries for retry in retries.values())
@@ -377,15 +421,18 @@ class MemoryStore:
         )
 
 
-def create_memory_storage(*, partitions: int = 1, dedup_window: int = 100_000, history: int = 0) -> MemoryStore:
+def create_memory_storage(
+    *, partitions: int = 1, dedup_window: int = 100_000, history: int = 0, explanations: int = 1_000
+) -> MemoryStore:
     """Return a store in memory.
 
     Args:
         partitions: how many partitions there are (a count).
         dedup_window: how many accepted events are remembered by source and id (a count).
         history: how many commits are kept to be looked at (a count).
+        explanations: how many explanations each partition keeps of what turns did (a count).
     """
-    return MemoryStore(partitions=partitions, dedup_window=dedup_window, history=history)
+    return MemoryStore(partitions=partitions, dedup_window=dedup_window, history=history, explanations=explanations)
 
 
 def _record(name: str, stored: _Stored) -> SubjectRecord:

@@ -7,6 +7,7 @@ so that it works in any test runner.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Generator, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
 from uuid import uuid4
@@ -64,6 +65,7 @@ class Harness:
             self.bus = bus.twin(store=store, clock=self.clock)
         else:
             raise TypeError("a harness takes its limits from bus=, or is given limits=; not both")
+        self.bus.limits = replace(self.bus.limits, explain_sample=1)  # a story is to say why
         self.sent: list[Event] = []
         self._chapters: list[Chapter] = []
         self._awaited: dict[str, Timer] = {}  # by event id: what will count as sent once it is due

@@ -1,6 +1,7 @@
 """What happened, as text: every turn with its rules, what each did, and why others did not.
 
-Belongs here: how outcomes are put into words. It must not know how a test got them, nor of pytest.
+Belongs here: which turns are told, and what a test may have forgotten. It must not know how a test got them, nor of
+pytest; how an outcome is put into words is `onwhen.engine.telling`'s.
 """
 
 from __future__ import annotations
@@ -8,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
+from onwhen.engine.accounting import account_of_event, account_of_outcome
 from onwhen.engine.events import Event
-from onwhen.engine.outcomes import Outcome, RuleRun
-from onwhen.engine.rules import Rule, RuleSet
-from onwhen.engine.state import Change
+from onwhen.engine.outcomes import Outcome
+from onwhen.engine.rules import RuleSet
 from onwhen.engine.store import Timer
+from onwhen.engine.telling import Branch, headline, lines, of_turn
 
 __all__ = ["Chapter", "describe_event", "describe_timer", "tell"]
 
 _LATEST: Final = 25  # turns that are told; a failing test is about the last of them
-_SHOWN: Final = 100  # characters of a value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +57,7 @@ def tell(chapters: Sequence[Chapter], rule_sets: Sequence[RuleSet]) -> str:
 
 def describe_event(event: Event) -> str:
     """Return type, receiver and data of an event on one line."""
-    data = "" if event.data is None else f" {_short(event.data)}"
-    return f"{event.type} to {event.subject}{data}"
+    return headline(account_of_event(event))
 
 
 def describe_timer(timer: Timer) -> str:
@@ -68,68 +68,11 @@ def describe_timer(timer: Timer) -> str:
 
 def _turn(chapter: Chapter, rule_sets: Sequence[RuleSet]) -> Iterator[str]:
     outcome = chapter.outcome
-    yield f"{chapter.time.isoformat(' ', 'seconds')}  {describe_event(outcome.event)}"
+    event = account_of_outcome(outcome)
+    inside = [branch for turn in event.turns for branch in of_turn(turn)]
     if not outcome.runs and outcome.error is None:
         names = ", ".join(rule_set.name for rule_set in rule_sets)
-        yield f"    no rule is for this event and subject (rule sets: {names})"
-    width = max((len(run.rule) for run in outcome.runs), default=0)
-    status = max((len(run.status) for run in outcome.runs), default=0)
-    rules = {rule.id: rule for rule_set in rule_sets for rule in rule_set}
-    for run in outcome.runs:
-        named = f"{run.status:{max(status + 1, 8)}}{run.rule:{width}}"
-        yield f"    {named}{_because(run)}{_result(run, rules.get(run.rule))}".rstrip()
-    if outcome.error is not None:
-        yield f"    the event failed as a whole, nothing of it was kept: {_error(outcome.error)}"
-
-
-def _because(run: RuleRun) -> str:
-    if not run.property:
-        return ""
-    return f"  ({run.property} was changed{f' by {run.cause}' if run.cause else ''})"
-
-
-def _result(run: RuleRun, rule: Rule | None) -> str:
-    parts: list[str] = []
-    if run.status == "skipped":
-        parts.append(_missing(run, rule))
-    if run.status == "stopped":
-        parts.append(f"middleware {run.stopped_by} did not go on")
-    if run.error is not None:
-        parts.append(_error(run.error))
-        if run.handled:
-            parts.append("a middleware caught it")
-        elif run.retry_at is not None and run.status == "postponed":
-            parts.append(f"again at {run.retry_at.isoformat(' ', 'seconds')}")
-        elif run.retry_at is not None:
-            parts.append(f"attempt {run.attempt + 1} at {run.retry_at.isoformat(' ', 'seconds')}")
-        else:
-            parts.append("dead letter")
-    parts.extend(_change(change) for change in run.changes)
-    parts.extend(f"sent {describe_event(event)}" for event in run.messages)
-    parts.extend(f"set timer {describe_timer(timer)}" for timer in run.timers)
-    parts.extend(f"cancelled timer {key!r}" for key in run.cancelled)
-    return f"  {'; '.join(parts)}" if parts else ""
-
-
-def _missing(run: RuleRun, rule: Rule | None) -> str:
-    if run.condition is not None:
-        return f"condition {run.condition} did not hold"
-    triggers = [] if rule is None else [str(trigger) for trigger in rule.triggers if trigger.guard is not None]
-    return f"the values do not fit {' or '.join(triggers) or 'its trigger'}"
-
-
-def _change(change: Change) -> str:
-    if change.kind == "flushed":
-        return "deleted the subject"
-    if change.kind == "deleted":
-        return f"deleted {change.property} (was {_short(change.old)})"
-    return f"{change.property}: {_short(change.old)} -> {_short(change.new)}{' (muted)' if change.muted else ''}"
-
-
-def _error(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+        inside = [Branch(f"no rule is for this event and subject (rule sets: {names})", "note")]
+    again = f" again, only {outcome.rule}" if outcome.rule else ""
+    when = chapter.time.isoformat(" ", "seconds")
+    return lines(Branch(f"{when}  {headline(event)}{again}", "event", inside))

@@ -10,6 +10,7 @@ import pytest
 
 from onwhen.cli._app import find_app, make_bus
 from onwhen.engine.bus import EventBus
+from onwhen.engine.chain import name_of
 from onwhen.engine.clock import VirtualClock
 from onwhen.errors import AppNotFound, OnwhenError
 
@@ -115,6 +116,54 @@ def test_settings_come_from_the_environment(module: Callable[[str], str], monkey
     monkeypatch.setenv("ONWHEN_MAX_DEPTH", "deep")
     with pytest.raises(OnwhenError, match="ONWHEN_MAX_DEPTH='deep': Input should be a valid integer"):
         make_bus(find_app(name), None)
+
+
+def around(app: str) -> list[str]:
+    """Names of the middleware that a command wraps around the rules of an app."""
+    return [name_of(one) for one in make_bus(find_app(app)).rulebook.around("rule")]
+
+
+def test_middleware_comes_from_the_environment(module: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """For rule sets; a bus is given what it does not use yet, inside of its own."""
+    name = module(
+        "from onwhen.middleware import Logging\n"
+        "a = some('a')\n"
+        "bus = EventBus(a, store=create_memory_storage())\n"
+        "bus.use(Logging('mine'))\n"
+    )
+    assert (around(f"{name}:a"), around(name)) == ([], ["Logging"])
+    monkeypatch.setenv("ONWHEN_MIDDLEWARE", '[{"timeout": {"seconds": 5}}, "logging"]')
+    assert around(f"{name}:a") == ["Timeout", "Logging"]
+    assert around(name) == ["Logging", "Timeout"]
+    assert [name_of(one) for one in find_bus(name).rulebook.around("rule")] == ["Logging"], (
+        "the app's own is left alone"
+    )
+
+
+def test_a_container_has_used_its_settings_already(
+    module: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is wrapped around twice."""
+    monkeypatch.setenv("ONWHEN_MIDDLEWARE", "logging")
+    assert around(module("container = Container(); container.include(some('a'))")) == ["Logging"]
+
+
+def test_middleware_for_rules_that_an_app_does_not_have_is_refused(
+    module: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where all rules are known, a name that fits none is a slip."""
+    name = module("a = some('a')")
+    monkeypatch.setenv("ONWHEN_MIDDLEWARE", '[{"timeout": {"seconds": 5, "only": ["a.*", "b.rule"]}}]')
+    with pytest.raises(
+        OnwhenError, match=r"ONWHEN_MIDDLEWARE: timeout: only 'b\.rule' fits no rule; there are a\.rule"
+    ):
+        make_bus(find_app(name))
+
+
+def find_bus(name: str) -> EventBus:
+    found = find_app(name)
+    assert isinstance(found, EventBus)
+    return found
 
 
 def test_two_buses_need_a_choice(module: Callable[[str], str]) -> None:

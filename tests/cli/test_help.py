@@ -35,6 +35,7 @@ COMMANDS = [
     *(["deadletters", name] for name in ("list", "show", "replay", "discard")),
     *(["parked", name] for name in ("list", "resume", "skip")),
     ["migrate"],
+    ["explain"],
 ]
 
 

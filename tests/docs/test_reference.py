@@ -26,7 +26,7 @@ def read(page: str) -> str:
 
 
 def shown(default: Any) -> str:
-    if default is None:
+    if default is None or default == ():
         return "unset"
     if isinstance(default, timedelta):
         return f"`{default.total_seconds():g}`"
@@ -125,7 +125,7 @@ def rows_of_options(text: str) -> dict[str, str]:
     return dict(re.findall(r"^\| `(--[a-z-]+)` \| (.*?) \|", text, re.MULTILINE))
 
 
-WITH_TABLES: Final = ("replay", "worker", "emit", "partitions", "repartition")
+WITH_TABLES: Final = ("replay", "worker", "emit", "partitions", "repartition", "graph", "check")
 """Commands whose options are in a table of their own; of all others, they are in the text."""
 
 

@@ -11,9 +11,11 @@ from onwhen import Event
 from onwhen.engine.clock import Clock
 from onwhen.engine.store import (
     Accepted,
+    Cell,
     Commit,
     CommitResult,
     DeadLetter,
+    Explanation,
     HistoryEntry,
     LogEntry,
     Position,
@@ -33,8 +35,9 @@ class Flaky:
 
     Args:
         store: what keeps things in the end.
-        fails: name of a call ("append", "load", "commit", "promote", "open", "read") -> what becomes of each, one
-            after the other: "before" or "after" its effect it fails, "" it does not. What comes after succeeds.
+        fails: name of a call ("append", "load", "commit", "promote", "open", "read", "exchange") -> what becomes of
+            each, one after the other: "before" or "after" its effect it fails, "" it does not. What comes after
+            succeeds.
     """
 
     def __init__(self, store: Store, **fails: Sequence[str]) -> None:
@@ -137,6 +140,13 @@ class Flaky:
 
     async def discard(self, dead_letter: str) -> bool:
         return await self.store.discard(dead_letter)
+
+    def explanations(self, *, correlation: str | None = None, subject: str | None = None) -> AsyncIterator[Explanation]:
+        return self.store.explanations(correlation=correlation, subject=subject)
+
+    async def exchange(self, key: str, expected: bytes | None, new: bytes | None, ttl: float) -> Cell:
+        result: Cell = await self._call("exchange", _later(self.store.exchange, key, expected, new, ttl))
+        return result
 
     async def stats(self) -> StoreStats:
         return await self.store.stats()

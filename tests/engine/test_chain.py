@@ -147,6 +147,99 @@ async def test_next_may_be_awaited_in_a_task_of_its_own() -> None:
     assert run.steps == ["rule"]
 
 
+async def test_one_call_cannot_be_awaited_twice() -> None:
+    """Neither one after the other nor in two tasks: the error is Python's own."""
+
+    async def twice(run: Any, next: Next) -> None:
+        rest = next()
+        await rest
+        await rest
+
+    async def shared(run: Any, next: Next) -> None:
+        rest = next()
+
+        async def wait() -> None:
+            await rest
+
+        await asyncio.gather(wait(), wait())
+
+    async def slow(run: Any) -> None:
+        await asyncio.sleep(0)
+
+    for middleware, told in ((twice, "already awaited"), (shared, "being awaited already")):
+        run: Any = Run()
+        with pytest.raises(RuntimeError, match=told):
+            await compose((middleware,), slow)(run)
+
+
+async def test_two_tasks_cannot_both_go_on() -> None:
+    """The second to call is refused, whether the first has ended or not."""
+
+    async def parallel(run: Any, next: Next) -> None:
+        async def go_on() -> None:
+            await next()
+
+        await asyncio.gather(go_on(), go_on())
+
+    async def slow(run: Any) -> None:
+        await asyncio.sleep(3600)
+
+    with pytest.raises(MiddlewareError, match=r"parallel called next\(\) twice"):
+        await compose((parallel,), slow)(Run())  # type: ignore[arg-type]
+
+
+async def test_what_still_runs_when_a_middleware_raises_is_cut_off() -> None:
+    """A task that it has left behind cannot go on with the rule, outside of its run."""
+    gate, steps = asyncio.Event(), list[str]()
+    tasks: list[asyncio.Task[None]] = []
+
+    async def slow(run: Any) -> None:
+        steps.append("begun")
+        try:
+            await gate.wait()
+            steps.append("done")
+        finally:
+            steps.append("ended")
+
+    async def raising(run: Any, next: Next) -> None:
+        tasks.append(asyncio.create_task(next()))
+        await asyncio.sleep(0)
+        raise OSError("mine")
+
+    with pytest.raises(OSError, match="mine"):
+        await compose((raising,), slow)(Run())  # type: ignore[arg-type]
+    gate.set()
+    await asyncio.sleep(0)
+    assert steps == ["begun", "ended"]
+    tasks[0].cancel()
+    await asyncio.wait(tasks)
+    assert isinstance(tasks[0].exception(), RuntimeError)  # Python's own: there is nothing left to be awaited
+
+
+async def test_next_is_of_no_use_once_the_middleware_has_raised() -> None:
+    """As once it has returned."""
+    kept: list[Callable[[], Any]] = []
+
+    async def raising(run: Any, next: Next) -> None:
+        kept.append(next)
+        raise OSError("mine")
+
+    with pytest.raises(OSError, match="mine"):
+        run_through(raising)
+    with pytest.raises(MiddlewareError, match=r"raising called next.* after it had returned"):
+        kept[0]()
+
+
+def test_what_a_middleware_returns_is_not_looked_at() -> None:
+    """There is nobody to be given it."""
+
+    async def returning(run: Any, next: Next) -> int:
+        await next()
+        return 42
+
+    assert run_through(returning).steps == ["rule"]  # type: ignore[arg-type]
+
+
 # -- what can be a middleware ----------------------------------------------------------------------------------
 
 

@@ -6,11 +6,12 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import onwhen
-from onwhen.engine.partitions import partition_of
+from onwhen.engine.partitions import owned, partition_of
 
 
 def test_the_partition_of_a_subject_never_changes() -> None:
@@ -47,3 +48,24 @@ def test_subjects_are_spread_evenly() -> None:
     counts = Counter(partition_of(f"ticket:{n}", 16) for n in range(16_000))
     assert len(counts) == 16
     assert max(counts.values()) < 1.2 * min(counts.values())
+
+
+@pytest.mark.parametrize(("text", "numbers"), [("0-2,7", {0, 1, 2, 7}), ("1/3", {1, 4, 7}), ("worker-2/3", {2, 5})])
+def test_a_text_may_say_which_are_meant(text: str, numbers: set[int]) -> None:
+    """Numbers and ranges, or a place among equals; tests/cli/test_own.py has more of them."""
+    assert owned(text, 8) == numbers
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "give partitions"),
+        ("5,8", "there is no partition 8"),
+        ("3-1", "ends before"),
+        ("3/3", "the last of 3 is 2"),
+    ],
+)
+def test_a_text_that_means_nothing_is_refused(text: str, told: str) -> None:
+    """With what could be meant."""
+    with pytest.raises(ValueError, match=told):
+        owned(text, 8)

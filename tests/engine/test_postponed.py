@@ -307,11 +307,14 @@ async def test_stamps_are_given_to_all_that_a_run_emits(desk: Desk) -> None:
     @desk.rules.on("go", middleware=[of_rule])
     def stamped(ctx: Context[Thing]) -> None:
         ctx.emit("c", delay=MINUTE)
+        ctx.defer(key="later", delay=MINUTE)
 
     desk.bus.use(around, scope="event")
     receipt = await desk.bus.emit("go", "thing:1")
     events = [*receipt.sent, *(timer.event for timer in receipt.timers)]
-    assert {event.type: event.extensions["trace"] for event in events} == {"a": "event", "b": "own", "c": "rule"}
+    assert {event.type: event.extensions["trace"] for event in events} == {
+        "a": "event", "b": "own", "c": "rule", "go": "rule",
+    }  # fmt: skip
 
 
 async def test_a_middleware_stamps_what_is_emitted_from_outside(desk: Desk) -> None:
@@ -320,8 +323,8 @@ async def test_a_middleware_stamps_what_is_emitted_from_outside(desk: Desk) -> N
     class Stamper:
         scopes = ("event",)
 
-        def stamp(self) -> dict[str, str]:
-            return {"trace": "outside"}
+        def stamp(self, given: Any) -> dict[str, str]:
+            return {} if "trace" in given else {"trace": "outside"}
 
         async def __call__(self, ctx: Any, next: Any, /) -> None:
             await next()

@@ -1,6 +1,8 @@
 """Middleware around rules and around whole events: what it may do, and what happens when it or the rule fails."""
 
 import asyncio
+import functools
+import re
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -193,13 +195,214 @@ async def forgetful(ctx: Any, next: Next) -> None:
     next()
 
 
-@pytest.mark.parametrize("middleware", [twice, forgetful])
-def test_middleware_that_breaks_its_contract_fails_the_rule(rules: RuleSet, middleware: Any) -> None:
-    """A rule runs once, or it has not run."""
-    turn = run(begin(rules, middleware))
+async def awaits_twice(ctx: Any, next: Next) -> None:
+    rest = next()
+    await rest
+    await rest
+
+
+async def in_two_tasks(ctx: Any, next: Next) -> None:
+    async def go_on() -> None:
+        await next()
+
+    await asyncio.gather(go_on(), go_on())
+
+
+async def leaves_a_task(ctx: Any, next: Next) -> None:
+    TASKS.append(asyncio.create_task(next()))
+    await asyncio.sleep(0)
+
+
+async def tries_again(ctx: Any, next: Next) -> None:
+    await next.attempt()
+    await next.attempt()
+
+
+TASKS: list[asyncio.Task[None]] = []
+BREAKING: list[tuple[Any, type[Exception], str]] = [
+    (twice, MiddlewareError, r"twice called next\(\) twice"),
+    (forgetful, MiddlewareError, r"forgetful called next\(\) and did not await it"),
+    (awaits_twice, RuntimeError, "already awaited"),
+    (in_two_tasks, MiddlewareError, r"in_two_tasks called next\(\) twice"),
+    (leaves_a_task, MiddlewareError, r"leaves_a_task called next\(\) and did not await it"),
+]
+
+
+@pytest.mark.parametrize(
+    ("middleware", "error", "told"),
+    [*BREAKING, (tries_again, MiddlewareError, "a rule that has run is not run again")],
+)
+async def test_middleware_that_breaks_its_contract_fails_the_rule(
+    middleware: Any, error: type[Exception], told: str
+) -> None:
+    """A rule runs once, or it has not run; other rules of the event go on."""
+    turn = begin(slow_and_other(), of_rule(middleware, "r.slow"))
+    await turn.run()
+    failed, other = turn.outcome().runs
+    assert (type(failed.error), failed.handled, other.status) == (error, False, "fired")
+    assert re.search(told, str(failed.error))
+    assert kept(turn) == ({}, ["other"])
+    await cleared_away()
+
+
+@pytest.mark.parametrize(("middleware", "error", "told"), BREAKING)
+async def test_middleware_that_breaks_its_contract_around_an_event_fails_the_event(
+    middleware: Any, error: type[Exception], told: str
+) -> None:
+    """All of it: nothing is kept, and there is a dead letter."""
+    turn = begin(slow_and_other(), around=middleware)
+    await turn.run()
+    assert type(turn.outcome().error) is error
+    assert re.search(told, str(turn.outcome().error))
+    assert kept(turn) == ({}, [])
+    assert len(committed(turn).dead) == 1
+    await cleared_away()
+
+
+def slow_and_other() -> RuleSet:
+    """A rule that waits in between, and one after it."""
+    rules = RuleSet("r", subject=Thing)
+
+    @rules.on("go")
+    async def slow(ctx: Context[Thing]) -> None:
+        ctx.subject.n = 1
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        ctx.emit("worked")
+
+    rules.on("go", name="other")(lambda ctx: ctx.emit("other"))
+    return rules
+
+
+def of_rule(middleware: Any, rule: str) -> Any:
+    """Return a middleware around one rule only, known by its own name."""
+
+    @functools.wraps(middleware)
+    async def only(ctx: Any, next: Next) -> None:
+        await (middleware(ctx, next) if ctx.rule.id == rule else next())
+
+    return only
+
+
+async def cleared_away() -> None:
+    """Wait for tasks that a middleware has left behind; what they were to run is gone."""
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+        await asyncio.wait([task])
+        task.cancelled() or task.exception()
+    TASKS.clear()
+
+
+def test_around_an_event_nothing_can_be_tried_again(rules: RuleSet) -> None:
+    """Some of its rules may have worked."""
+    turn = run(begin(rules, around=tries_again))
+    assert "which is for rules, not for events" in str(turn.outcome().error)
+    assert kept(turn) == ({}, [])
+
+
+async def test_a_middleware_that_swallows_a_cancellation_of_what_is_inside_has_dealt_with_a_failure() -> None:
+    """The rule has not worked, and the outcome says so; around an event it cannot be kept."""
+
+    async def cancelling(ctx: Any, next: Next) -> None:
+        task = asyncio.create_task(next())
+        await asyncio.sleep(0)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    turn = begin(slow_and_other(), of_rule(cancelling, "r.slow"))
+    await turn.run()
+    failed, _ = turn.outcome().runs
+    assert (type(failed.error), failed.handled) == (asyncio.CancelledError, True)
+    assert kept(turn) == ({}, ["other"])
+    turn = begin(slow_and_other(), around=cancelling)
+    await turn.run()
+    assert isinstance(turn.outcome().error, MiddlewareError)
+    assert kept(turn) == ({}, [])
+
+
+async def test_no_middleware_keeps_a_turn_from_being_cancelled() -> None:
+    """Whoever cancels the engine's own task ends it, whatever is swallowed; around rules and around events."""
+
+    async def swallows_all(ctx: Any, next: Next) -> None:
+        with suppress(BaseException):
+            await next()
+
+    for turn in (begin(slow_and_other(), swallows_all), begin(slow_and_other(), around=swallows_all)):
+        task = asyncio.create_task(turn.run())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert kept(turn) == ({}, [])
+
+
+# -- trying again
+
+
+def failing_at_first(times: int) -> RuleSet:
+    """A rule that does something, and fails so many times."""
+    rules = RuleSet("r", subject=Thing)
+    left = times
+
+    @rules.on("go")
+    def rule(ctx: Context[Thing]) -> None:
+        nonlocal left
+        ctx.subject.n += 1
+        ctx.subject.tags.append("rule")
+        ctx.emit("worked")
+        if left:
+            left -= 1
+            raise ValueError(str(left))
+
+    return rules
+
+
+async def persistent(ctx: Context[Thing], next: Next) -> None:
+    """Tries again until it works, and tells of each failure."""
+    while True:
+        try:
+            return await next.attempt()
+        except ValueError:
+            ctx.emit("failed")
+
+
+def test_what_has_failed_may_be_tried_again() -> None:
+    """What it did is undone each time; in the end it has worked, with the ids of a rule that works at once."""
+    turn = run(begin(failing_at_first(3), persistent))
+    assert runs(turn) == [("r.rule", "fired")]
+    assert kept(turn) == ({"n": b"1", "tags": b'["a","rule"]'}, ["failed", "failed", "failed", "worked"])
+    assert len({event.id for event in committed(turn).messages}) == 4
+
+
+def test_an_attempt_that_failed_may_be_left_at_that() -> None:
+    """It is a failure like any other."""
+
+    async def once(ctx: Any, next: Next) -> None:
+        await next.attempt()
+
+    turn = run(begin(failing_at_first(1), noting, once))
+    (only,) = turn.outcome().runs
+    assert (only.status, repr(only.error)) == ("failed", "ValueError('0')")
+    assert kept(turn) == ({"m": b"1", "tags": b'["a","before"]'}, ["before"])
+
+
+def test_an_attempt_that_ended_the_program_cannot_be_tried_again(rules: RuleSet) -> None:
+    """Not even where it was made into another error further in."""
+
+    async def translates(ctx: Any, next: Next) -> None:
+        try:
+            await next()
+        except KeyboardInterrupt:
+            raise ValueError from None
+
+    @rules.on("other")
+    def ctrl_c(ctx: Any) -> None:
+        raise KeyboardInterrupt
+
+    turn = run(begin(rules, persistent, translates, event=Event("other", "thing:1")))
     (only,) = turn.outcome().runs
     assert isinstance(only.error, MiddlewareError)
-    assert kept(turn) == ({}, [])
 
 
 def test_what_middleware_does_about_an_error_has_to_be_valid(broken: RuleSet) -> None:

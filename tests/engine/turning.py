@@ -57,7 +57,10 @@ def begin(
         rulebook=book, limits=limits or Limits(), clock=clock or VirtualClock(NOW), read=read, source=source
     )
     state = Thing._state_of(SubjectRecord(name=event.subject, properties=dict(stored), ext=ext, version=version))
-    return Turn.of(event, Thing, state, cast(EventBus, bus), **facts)
+    explains = facts.pop("explains", False)
+    turn = Turn.of(event, Thing, state, cast(EventBus, bus), **facts)
+    turn.explains = explains
+    return turn
 
 
 def run(turn: Turn) -> Turn:

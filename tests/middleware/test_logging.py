@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
@@ -10,8 +11,20 @@ from typing import Any
 
 import pytest
 
-from onwhen import Context, EventBus, Limits, RetryPolicy, RuleSet, VirtualClock, changed, create_memory_storage, when
-from onwhen.middleware import LoggingMiddleware
+from onwhen import (
+    Context,
+    EventBus,
+    Limits,
+    RetryPolicy,
+    RuleSet,
+    VirtualClock,
+    changed,
+    create_memory_storage,
+    partition_of,
+    when,
+)
+from onwhen.errors import Postponed, RateLimited, RuleDefinitionError
+from onwhen.middleware import Logging
 
 LOGGER = logging.getLogger("onwhen")
 
@@ -67,20 +80,19 @@ def bus_with(rules: RuleSet, **options: Any) -> EventBus:
 
 def around_events(rules: RuleSet, **options: Any) -> EventBus:
     bus = bus_with(rules)
-    bus.use(LoggingMiddleware(**options), scope="event")
+    bus.use(Logging(**options), scope="event")
     return bus
 
 
 def around_both(rules: RuleSet, **options: Any) -> EventBus:
-    bus, log = bus_with(rules), LoggingMiddleware(**options)
-    bus.use(log, scope="event")
-    bus.use(log)
+    bus = bus_with(rules)
+    bus.use(Logging(**options))
     return bus
 
 
 def around_rules(rules: RuleSet, **options: Any) -> EventBus:
     bus = bus_with(rules)
-    bus.use(LoggingMiddleware(**options))
+    bus.use(Logging(**options), scope="rule")
     return bus
 
 
@@ -173,6 +185,14 @@ async def test_messages_share_the_correlation_id(records: Records) -> None:
     assert taken.event_id != sent.event_id
 
 
+async def test_a_record_names_the_partition(records: Records) -> None:
+    """Which worker it was is found by it."""
+    bus = EventBus(store=create_memory_storage(partitions=16))
+    bus.use(Logging())
+    await bus.emit("order.taken", "order:7")
+    assert records.only.partition == partition_of("order:7", 16)
+
+
 async def test_an_event_that_a_middleware_stops_is_logged_as_stopped(records: Records) -> None:
     """The record names the middleware."""
     bus = around_events(orders())
@@ -235,7 +255,7 @@ async def test_a_message_that_is_refused_is_an_error(records: Records) -> None:
         await ctx.emit("order.again")
 
     bus = bus_with(rules, limits=Limits(max_depth=3))
-    bus.use(LoggingMiddleware(level=logging.DEBUG, payloads=True), scope="event")
+    bus.use(Logging(level=logging.DEBUG, payloads=True), scope="event")
     await bus.emit("order.again", "order:1")
     (refused,) = [record for record in records.all if record.levelname == "ERROR"]
     assert (refused.event_type, refused.subject, refused.outcome) == ("order.again", "order:1", "refused")
@@ -308,6 +328,56 @@ async def test_a_failure_that_is_retried_is_a_warning_until_it_is_final(records:
     assert [(record.levelname, record.attempt) for record in failures] == [("WARNING", 1), ("ERROR", 2)]
     assert [record.retry_at for record in failures] == ["1970-01-01T00:00:30+00:00", None]
     assert [record.attempt for record in records.all if not record.rule] == [1, 2]
+
+
+async def test_a_failure_that_parks_its_subject_says_so(records: Records) -> None:
+    """Somebody has to resume it, so it is an error."""
+    rules = RuleSet("orders")
+
+    @rules.on("order.taken", retry=RetryPolicy(on_exhausted="park"))
+    def charge(ctx: Context) -> None:
+        raise ValueError("card refused")
+
+    await around_both(rules).emit("order.taken", "order:1")
+    assert records.all[0].levelname == "ERROR"
+    assert "its subject is parked: ValueError" in records.all[0].getMessage()
+
+
+async def test_a_rule_that_was_put_off_did_not_fail(records: Records) -> None:
+    """Its record has the level of an event's, says when it is run again, and has no traceback."""
+    rules = RuleSet("orders")
+
+    @rules.on("order.taken")
+    def charge(ctx: Context) -> None:
+        if ctx.attempt == 1:
+            raise RateLimited("not so fast", delay=timedelta(seconds=30))
+
+    bus = bus_with(rules, limits=Limits(retry=RetryPolicy(jitter=0)))
+    bus.use(Logging())
+    await bus.emit("order.taken", "order:1")
+    put_off, event = [record for record in records.all if record.levelname != "DEBUG"]
+    assert (put_off.levelname, put_off.outcome, put_off.rule) == ("INFO", "postponed", "orders.charge")
+    assert put_off.retry_at == "1970-01-01T00:00:30+00:00"
+    assert put_off.getMessage() == (
+        "orders.charge postponed on order.taken to order:1, to be run again at 1970-01-01T00:00:30+00:00: "
+        "onwhen.errors.RateLimited: not so fast"
+    )
+    assert put_off.exc_info is None
+    assert put_off.duration > 0
+    assert (event.outcome, event.fired, event.failed, event.postponed) == ("handled", 0, 0, 1)
+
+
+async def test_an_event_that_was_put_off_as_a_whole_did_not_fail(records: Records) -> None:
+    """A middleware further in may do that."""
+    bus = around_both(orders())
+
+    async def closed(ctx: Any, next: Any) -> None:
+        raise Postponed("the shop is closed", delay=timedelta(hours=8))
+
+    bus.use(closed, scope="event")
+    receipt = await bus.emit("order.taken", "order:1")
+    assert isinstance(receipt.error, Postponed)
+    assert (records.only.levelname, records.only.outcome) == ("INFO", "postponed")
 
 
 async def test_a_failure_that_a_middleware_handles_is_a_warning(records: Records) -> None:
@@ -419,7 +489,7 @@ async def test_it_can_be_put_around_one_rule(records: Records) -> None:
     """As every middleware can."""
     rules = RuleSet("orders")
 
-    @rules.on("order.taken", middleware=[LoggingMiddleware()])
+    @rules.on("order.taken", middleware=[Logging()])
     def take(ctx: Context) -> None: ...
 
     @rules.on("order.taken")
@@ -441,16 +511,16 @@ async def test_nothing_is_configured_by_the_library() -> None:
 
 
 async def test_level_and_logger_are_chosen_by_the_application(caplog: pytest.LogCaptureFixture) -> None:
-    """A logger may be given by name, or itself."""
+    """A logger may be given by name, or itself; a level by name, or as the number."""
     rules = RuleSet("orders")
 
     @rules.on("order.taken")
     def take(ctx: Context) -> None: ...
 
-    for logger in ("shop.events", logging.getLogger("shop.events")):
+    for logger, level in (("shop.events", logging.DEBUG), (logging.getLogger("shop.events"), "debug")):
         caplog.clear()
         with caplog.at_level(logging.DEBUG):
-            await around_events(rules, logger=logger, level=logging.DEBUG).emit("order.taken", "order:1")
+            await around_events(rules, logger=logger, level=level).emit("order.taken", "order:1")
         assert [(record.name, record.levelname) for record in caplog.records] == [("shop.events", "DEBUG")]
 
 
@@ -486,6 +556,39 @@ async def test_payloads_can_be_asked_for(records: Records) -> None:
     assert [json.dumps(record.payload) for record in records.all] == ['{"items": [1, 2]}'] * 2
 
 
+async def test_payloads_can_be_shown_without_what_is_secret(records: Records) -> None:
+    """Names are found at any depth, paths by their end; see the tests of redaction."""
+    bus = around_events(orders(), payloads=True, redact=("password", "card.number"))
+    await bus.emit("order.taken", "order:1", {"card": {"number": 4242, "of": "ann"}, "user": {"Password": "hush"}})
+    shown = {"card": {"number": "***", "of": "ann"}, "user": {"Password": "***"}}
+    assert [record.payload for record in records.all] == [shown] * 2
+
+
+async def test_bytes_are_never_shown(records: Records) -> None:
+    """Only how many they are."""
+    await around_events(orders(), payloads=True).emit("scan.done", "scan:1", b"\x1b[2J" * 100)
+    assert records.only.payload == "(400 bytes)"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"level": "LOUD"}, "level='LOUD' must be a level of logging"),
+        ({"level": True}, "level=True"),
+        ({"level": 1.5}, "level=1.5"),
+        ({"logger": None}, "logger=None must be a logger"),
+        ({"redact": ("password",)}, "add payloads=True"),
+        ({"payloads": True, "redact": "password"}, "redact='password' must be a list"),
+        ({"payloads": True, "redact": [""]}, "redact='' must be the name of a field"),
+        ({"payloads": True, "redact": [7]}, "redact=7"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_at_once(options: dict[str, Any], told: str) -> None:
+    """Not when the first event comes."""
+    with pytest.raises(RuleDefinitionError, match=re.escape(told)):
+        Logging(**options)
+
+
 # -- what a record cannot be made to say ---------------------------------------------------------------------------
 
 
@@ -505,6 +608,23 @@ async def test_nothing_from_outside_can_begin_a_line(records: Records) -> None:
         assert record.event_type == record.subject == "a\\u2028b\\u202egnp.exe"
     assert failure.error == "ValueError: bad\\r\\nERROR root all accounts deleted\\x1b[2J"
     assert event.outcome == "handled"
+
+
+@pytest.mark.parametrize(
+    "sign", [*"\u2028\u2029\u0085\x0b\x0c\x1b\x7f", *map(chr, [*range(0x202A, 0x202F), *range(0x2066, 0x206A)])]
+)
+async def test_what_could_mislead_a_reader_is_escaped(records: Records, sign: str) -> None:
+    """Line ends of all kinds, controls of terminals, and those of the direction of writing."""
+    rules = RuleSet("orders")
+
+    @rules.on("order.taken")
+    def fail(ctx: Context) -> None:
+        raise ValueError(f"a{sign}b")
+
+    await around_both(rules, payloads=True).emit("order.taken", "order:1", f"a{sign}b")
+    line = logging.Formatter("%(message)s %(error)s %(payload)s").format(records.all[0])
+    assert sign not in line
+    assert all(part.isprintable() for part in line.split("\n"))
 
 
 async def test_a_traceback_cannot_pretend_to_be_another_record(records: Records) -> None:

@@ -19,9 +19,11 @@ from onwhen.engine.partitions import partition_of
 from onwhen.engine.store import (
     Accepted,
     Answer,
+    Cell,
     Commit,
     CommitResult,
     DeadLetter,
+    Explanation,
     HistoryEntry,
     LogEntry,
     Position,
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Core", "SimStore", "inline"]
 
-_WRITES: Final = frozenset({"append", "commit", "promote", "starting", "discard"})
+_WRITES: Final = frozenset({"append", "commit", "promote", "starting", "discard", "exchange"})
 _Effect: TypeAlias = Callable[[], Coroutine[Any, Any, Any]]
 _APART: Final = 1e-6  # seconds between two effects on one log
 
@@ -257,6 +259,14 @@ class SimStore:
     async def history(self, subject: str) -> AsyncIterator[HistoryEntry]:
         for entry in await self._call("history", partial(_all, self._core.store.history(subject))):
             yield entry
+
+    async def explanations(self, **asked: str | None) -> AsyncIterator[Explanation]:
+        for explanation in await self._call("explanations", partial(_all, self._core.store.explanations(**asked))):
+            yield explanation
+
+    async def exchange(self, key: str, expected: bytes | None, new: bytes | None, ttl: float) -> Cell:
+        result: Cell = await self._call("exchange", partial(self._core.store.exchange, key, expected, new, ttl))
+        return result
 
     async def stats(self) -> StoreStats:
         result: StoreStats = await self._call("stats", partial(self._core.store.stats))

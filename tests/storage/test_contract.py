@@ -12,8 +12,8 @@ from onwhen.testing.store_contract import StoreContract
 class TestMemory(StoreContract):
     """The store in memory."""
 
-    def make_store(self, *, partitions: int = 1, dedup_window: int = 100_000, history: int = 0) -> Store:
-        return create_memory_storage(partitions=partitions, dedup_window=dedup_window, history=history)
+    def make_store(self, **options: int) -> Store:
+        return create_memory_storage(**options)
 
 
 class TestSqlite(StoreContract):
@@ -23,9 +23,9 @@ class TestSqlite(StoreContract):
     def _file(self, tmp_path: Path) -> None:
         self.file = tmp_path / "store.db"
 
-    def make_store(self, *, partitions: int = 1, dedup_window: int = 100_000, history: int = 0) -> Store:
-        self.options = {"partitions": partitions, "dedup_window": dedup_window, "history": history}
-        return create_sqlite_storage(self.file, **self.options)
+    def make_store(self, **options: int) -> Store:
+        self.options = options
+        return create_sqlite_storage(self.file, **options)
 
     def make_again(self, store: Store) -> Store:
         return create_sqlite_storage(self.file, **self.options)

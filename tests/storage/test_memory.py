@@ -49,6 +49,8 @@ def test_counts_out_of_range_are_refused() -> None:
         MemoryStore(history=10**30)
     with pytest.raises(SettingError, match="history=-1"):
         MemoryStore(history=-1)
+    with pytest.raises(SettingError, match="explanations=-1"):
+        create_memory_storage(explanations=-1)
 
 
 async def test_a_partition_that_there_is_not_is_refused(store: MemoryStore) -> None:
@@ -75,6 +77,7 @@ async def test_it_answers_at_once(store: MemoryStore) -> None:
         store.bookmark(0, "file"),
         store.dead_letter("d"),
         store.discard("d"),
+        store.exchange("k", None, b"1", 60.0),
         store.stats(),
         store.close(),
         store.open(clock),
@@ -124,3 +127,17 @@ async def test_handled_events_leave_no_rubbish(store: MemoryStore) -> None:
     assert [entry.event.id for entry in await store.read(0, None, 9)] == ["first"]
     assert len(store._orders[0]) < 200
     assert len(store._promoted[0]) < 200
+
+
+async def test_cells_that_are_over_leave_no_rubbish() -> None:
+    """However many there were, and though nobody asks for them again."""
+    store, clock = create_memory_storage(), VirtualClock(NOON)
+    await store.open(clock)
+    await store.exchange("stays", None, b"1", 1e6)
+    for number in range(5000):
+        await store.exchange(f"{number}", None, b"1", 1.0)
+        clock.advance(timedelta(seconds=0.1))
+        await store.exchange(f"gone {number}", None, b"1", 1.0)
+        await store.exchange(f"gone {number}", b"1", None, 1.0)
+    assert len(store._cells) < 200
+    assert (await store.exchange("stays", b"1", b"2", 1e6)).value == b"2"

@@ -41,6 +41,7 @@ from onwhen.engine.store import (
     Version,
 )
 from onwhen.testing.servers import RedisServer
+from onwhen.testing.store_contract._bench import explained
 from tests.storage.redis.clocks import TimedStore
 
 NOON = datetime(2026, 11, 5, 12, tzinfo=UTC)
@@ -53,18 +54,25 @@ ERROR = Failure(type="LookupError", message="not there", traceback="é\0")
 Make: TypeAlias = Callable[[Path, int, int, int], Store]
 MAKERS: dict[str, tuple[Make, bool]] = {  # how a store is made, and whether another one has what it has kept
     "memory": (
-        lambda _, n, window, history: create_memory_storage(partitions=n, dedup_window=window, history=history),
+        lambda _, n, window, kept: create_memory_storage(
+            partitions=n, dedup_window=window, history=kept, explanations=kept
+        ),
         False,
     ),
     "sqlite": (
-        lambda folder, n, window, history: create_sqlite_storage(
-            folder / "one.db", partitions=n, dedup_window=window, history=history, synchronous="NORMAL"
+        lambda folder, n, window, kept: create_sqlite_storage(
+            folder / "one.db",
+            partitions=n,
+            dedup_window=window,
+            history=kept,
+            explanations=kept,
+            synchronous="NORMAL",
         ),
         True,
     ),
     "redis": (
-        lambda folder, n, window, history: TimedStore(
-            _URL[0], folder.name, partitions=n, dedup_window=window, history=history
+        lambda folder, n, window, kept: TimedStore(
+            _URL[0], folder.name, partitions=n, dedup_window=window, history=kept, explanations=kept
         ),
         True,
     ),
@@ -109,6 +117,7 @@ fields = {
     "dead": st.lists(st.sampled_from(LETTERS), min_size=1, max_size=2),
     "revived": st.lists(st.sampled_from(LETTERS), min_size=1, max_size=2, unique=True),
     "id": st.sampled_from("12"),
+    "explanation": st.sampled_from(["c1", "c2"]),
 }
 # A few at a time: of many, one is nearly always refused.
 commits = st.lists(
@@ -330,6 +339,10 @@ class Stores(RuleBasedStateMachine):
             fixed["retried"] = self.retry(subject, *fields["retried"], 0, False).key
         if "revived" in fixed:
             fixed["revived"] = [self.letter_id(subject, id) for id in fixed["revived"]]
+        if "explanation" in fields:
+            number = self.number()
+            time = NOON + number * timedelta(microseconds=1)
+            fixed["explanation"] = explained(f"{number}", fields["explanation"], subject, time=time)
         if "id" in fixed:
             fixed["id"] += subject  # in Redis, other partitions do not know it
         partition = self.partition(subject)
@@ -381,6 +394,20 @@ class Stores(RuleBasedStateMachine):
 
         async def call(side: Side) -> Any:
             return await side.store.dead_letter(id), await side.store.discard(id)
+
+        self.all(call)
+
+    # -- cells
+
+    @rule(
+        key=st.sampled_from("kl"),
+        expected=st.sampled_from([None, b"", b"1", b"2"]),
+        new=st.sampled_from([None, b"", b"1", b"2"]),
+        minutes=st.sampled_from([0.5, 1, 2, 1000]),
+    )
+    def exchange(self, key: str, expected: bytes | None, new: bytes | None, minutes: float) -> None:
+        async def call(side: Side) -> Any:
+            return await side.store.exchange(key, expected, new, minutes * 60)
 
         self.all(call)
 
@@ -440,6 +467,10 @@ class Stores(RuleBasedStateMachine):
             found.append(self.apart([timer async for timer in store.timers()]))
             found.append(self.apart([letter async for letter in store.dead_letters()]))
             found += [[_history(entry) async for entry in store.history(name)] for name in NAMES]
+            found.append([explanation async for explanation in store.explanations()])
+            found.append([explanation async for explanation in store.explanations(correlation="c1")])
+            found.append([explanation async for explanation in store.explanations(subject=NAMES[1])])
+            found.append([await store.exchange(key, b"none", b"none", 1.0) for key in "kl"])
             return found
 
         self.all(call)

@@ -76,7 +76,7 @@ def test_one_in_redis() -> None:
         ("sqlite://a.db", "'a.db' has no meaning there"),
         ("sqlite:///", "the name of a file is missing"),
         ("sqlite:///a.db#x", "'x' has no meaning there"),
-        ("sqlite:///a.db?cache=1", "cache is no option; there are history and synchronous"),
+        ("sqlite:///a.db?cache=1", "cache is no option; there are history, explanations and synchronous"),
         ("sqlite:///a.db?synchronous=OFF", "synchronous=OFF must be FULL or NORMAL"),
         ("sqlite:///a.db?history=-1", "history=-1 must be a count"),
         ("memory://?history=" + "9" * 30, "history=99999999999999999999 must be a count, of 12 digits at most"),

@@ -222,7 +222,8 @@ def test_a_plain_assertion_that_fails_comes_with_the_story(project: pytest.Pytes
             "*- onwhen -*",
             "what happened:",
             "*lamp.switched to lamp:1 {'power': 60}",
-            "*fired*lamps.switch*power: 0 -> 60",
+            "*fired lamps.switch",
+            "*power: 0 -> 60",
         ]
     )
 

@@ -22,6 +22,7 @@ def create_redis_storage(
     partitions: int | None = None,
     dedup_window: int | None = None,
     history: int = 0,
+    explanations: int = 1_000,
     max_backlog: int = 100_000,
     read_only: bool = False,
 ) -> RedisStore:
@@ -38,6 +39,8 @@ def create_redis_storage(
             in a new one.
         history: how many commits each partition keeps to be looked at (a count). With 0 none is added, and what is
             there stays.
+        explanations: how many explanations each partition keeps of what turns did (a count). With 0 none is added, and
+            what is there stays.
         max_backlog: how many pending events a partition takes (a count): above it `append` raises `StoreBusy`. More at
             once are taken by one that has none.
         read_only: look at what is there; `open` raises `StoreError` if there is nothing, where it would be made else.
@@ -51,6 +54,7 @@ def create_redis_storage(
         partitions=partitions,
         dedup_window=dedup_window,
         history=history,
+        explanations=explanations,
         max_backlog=max_backlog,
         read_only=read_only,
     )

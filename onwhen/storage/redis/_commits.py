@@ -20,6 +20,7 @@ from onwhen.storage.redis._encoding import (
     commit_key,
     dead_words,
     due_text,
+    explanation_words,
     id_of,
     owner_key,
     owner_prefix,
@@ -47,6 +48,7 @@ def job_of(
     version: Callable[[int], str],
     *,
     with_history: bool,
+    explanations: int,
 ) -> Job:
     """Return what a lane does to store a commit.
 
@@ -57,6 +59,7 @@ def job_of(
         partitions: how many there are (a count).
         version: makes a new version for a schema.
         with_history: a history is kept.
+        explanations: how many explanations are kept (a count).
 
     Raises:
         StoreError: a value cannot be stored.
@@ -78,8 +81,9 @@ def job_of(
                     words += (b"e:" + name.encode(), value)
                     size += len(value)
                 words[3] = len(words) - 5
-        if with_history or _is_uncommon(commit):
-            more = _more(commit, partitions, with_history=with_history)
+        explains = explanations > 0 and commit.explanation is not None
+        if with_history or explains or _is_uncommon(commit):
+            more = _more(commit, partitions, with_history=with_history, explanations=explanations)
             words[4] = len(more)
             words += more
             size += sum([len(word) for word in more if not isinstance(word, int)])
@@ -117,7 +121,7 @@ def _is_uncommon(commit: Commit) -> bool:
     )
 
 
-def _more(commit: Commit, partitions: int, *, with_history: bool) -> list[Word]:
+def _more(commit: Commit, partitions: int, *, with_history: bool, explanations: int) -> list[Word]:
     """Return what a commit has besides an event and properties; see `uncommon` in the script."""
     write = commit.write
     key = b"" if commit.id is None else commit_key(commit.id)
@@ -155,6 +159,8 @@ def _more(commit: Commit, partitions: int, *, with_history: bool) -> list[Word]:
     )
     add("retry", [retry_words(retry) for retry in commit.retries])
     add("dead", [dead_words(letter) for letter in commit.dead])
+    if explanations and commit.explanation is not None:
+        add("explain", [explanation_words(commit.explanation, explanations)])
     return words
 
 

@@ -83,7 +83,8 @@ class Copying:
             async for record in self._old.records(partition, ("subjects", "timers", "retries", "dead letters")):
                 await self._put(record)
         order = await self._events(order)
-        await self._merged("history", _id_order, self._changing_ids())
+        for kind in ("history", "explanations"):
+            await self._merged(kind, _id_order, self._changing_ids())
         await self._window()
         for partition in range(self._old.partitions):
             async for record in self._old.records(partition, ("delivered",)):

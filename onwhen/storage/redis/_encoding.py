@@ -15,7 +15,9 @@ import msgspec
 
 from onwhen.engine.events import Event
 from onwhen.engine.store import (
+    Cell,
     DeadLetter,
+    Explanation,
     HistoryEntry,
     LogEntry,
     Position,
@@ -30,12 +32,16 @@ __all__ = [
     "BITS",
     "Row",
     "accepted_key",
+    "cell_of",
+    "cell_word",
     "commit_key",
     "dead_letter_of",
     "dead_words",
     "due_of",
     "due_text",
     "entry_of",
+    "explanation_of",
+    "explanation_words",
     "history_of",
     "id_of",
     "owner_key",
@@ -256,3 +262,46 @@ def history_of(fields: Sequence[bytes]) -> HistoryEntry:
         rule=rule,
         write=write_of(write) if write else None,
     )
+
+
+# -- explanations
+
+
+def explanation_words(explanation: Explanation, most: int) -> tuple[int, bytes, bytes, bytes, bytes]:
+    """Return how many are kept, subject, correlation id, what else is known of an explanation, and its body."""
+    facts = [micros(explanation.time), explanation.event, explanation.rule, explanation.failed]
+    return (
+        most,
+        explanation.subject.encode(),
+        explanation.correlation.encode(),
+        _encode(facts),
+        explanation.body,
+    )
+
+
+def explanation_of(subject: bytes, correlation: bytes, facts: bytes, body: bytes) -> Explanation:
+    """Return the explanation of its words."""
+    time, event, rule, failed = _decode(facts)
+    return Explanation(
+        time=moment(time),
+        subject=subject.decode(),
+        correlation=correlation.decode(),
+        event=event,
+        rule=rule,
+        failed=failed,
+        body=body,
+    )
+
+
+# -- cells
+
+
+def cell_word(value: bytes | None) -> bytes:
+    """Return what may be in a cell so that nothing is told from what is empty."""
+    return b"" if value is None else b"=" + value
+
+
+def cell_of(answer: Sequence[bytes]) -> Cell:
+    """Return the cell of what there is, and the time."""
+    value, time = answer
+    return Cell(value[1:] if value else None, moment(int(time)))

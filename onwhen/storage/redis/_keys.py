@@ -1,4 +1,4 @@
-"""The names of all keys: what a deployment has once, and what each partition has.
+"""The names of all keys: what a deployment has once, what each partition has, and cells.
 
 Belongs here: names only. It must not know what is kept under them. One partition is one hash tag, so one script may
 touch all of it on a Cluster; a deployment that was repartitioned has another layout, whose names differ from those
@@ -8,6 +8,7 @@ before.
 from __future__ import annotations
 
 import re
+import zlib
 from typing import Final
 
 from onwhen.errors import SettingError, StoreError
@@ -33,6 +34,7 @@ FIXED: Final = (
     "out",  # stream: messages for other partitions
     "history",  # stream
     "delivered",  # sorted set: messages of other partitions, by when they came
+    "explained",  # stream: why turns did what they did
 )
 """What each partition may have; scripts are given all of them, in this order. Besides, `s:NAME` for each subject."""
 
@@ -106,6 +108,11 @@ class DeploymentKeys:
         self.prefix = prefix
         self.meta = f"{{{prefix}}}:meta".encode()
         self.workers = f"{{{prefix}}}:workers".encode()
+
+    def cell(self, key: bytes) -> bytes:
+        """Return the key of a cell; on a Cluster they are spread over all slots."""
+        # No other key has anything but a colon behind the brace, whatever the prefix.
+        return b"{%s:cell:%08x}/%s" % (self.prefix.encode(), zlib.crc32(key), key)
 
     def partition(self, number: int, layout: int) -> PartitionKeys:
         """Return the keys of a partition in a layout."""

@@ -77,6 +77,7 @@ class Layout:
             "retries": ("ZCARD", key["waiting"]),
             "dead letters": ("ZCARD", key["aside"]),
             "history": ("XLEN", key["history"]),
+            "explanations": ("XLEN", key["explained"]),
             "window": ("LLEN", key["window"]),
             "delivered": ("ZCARD", key["delivered"]),
             "bookmarks": ("HLEN", key["bookmarks"]),
@@ -102,6 +103,7 @@ class Layout:
             "retries": self._retries,
             "dead letters": self._letters,
             "history": self._history,
+            "explanations": self._explanations,
             "window": self._window,
             "delivered": self._delivered,
             "bookmarks": self._bookmarks,
@@ -149,6 +151,11 @@ class Layout:
         async for id, fields in self._stream(named(self.keys[partition])["history"]):
             subject = dict(pairs(fields))[b"s"]
             yield Record("history", crc_of(subject), (id, *fields))
+
+    async def _explanations(self, partition: int) -> AsyncIterator[Record]:
+        async for id, fields in self._stream(named(self.keys[partition])["explained"]):
+            subject = dict(pairs(fields))[b"s"]
+            yield Record("explanations", crc_of(subject), (id, *fields))
 
     async def _window(self, partition: int) -> AsyncIterator[Record]:
         key, start = named(self.keys[partition]), 0

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final, TypeAlias, TypeVar
 
 from onwhen.engine.partitions import partition_of
-from onwhen.engine.store import DeadLetter, HistoryEntry, Retry, StoreStats, SubjectRecord, Timer
+from onwhen.engine.store import DeadLetter, Retry, StoreStats, SubjectRecord, Timer
 from onwhen.errors import StoreError
 from onwhen.storage._encoding import moment
 from onwhen.storage.redis import _scripts
@@ -21,7 +21,6 @@ from onwhen.storage.redis._connection import Word
 from onwhen.storage.redis._deployment import Deployment
 from onwhen.storage.redis._encoding import (
     dead_letter_of,
-    history_of,
     owner_prefix,
     reading,
     record_of,
@@ -32,12 +31,12 @@ from onwhen.storage.redis._lanes import Job, Kind
 from onwhen.storage.redis._log import as_dict
 from onwhen.storage.redis._ownership import looks
 
-__all__ = ["Listing"]
+__all__ = ["Listing", "Page", "merged", "read_as"]
 
 _T = TypeVar("_T")
 
 _Wanted: TypeAlias = deque[tuple[str, asyncio.Future[SubjectRecord]]]
-_Page: TypeAlias = Callable[[int, bytes], Coroutine[Any, Any, list[tuple[bytes, Any]]]]
+Page: TypeAlias = Callable[[int, bytes], Coroutine[Any, Any, list[tuple[bytes, Any]]]]
 
 _PAGE: Final = 200  # items that are read at once (a count)
 _ROOM: Final = 8 << 20  # bytes that are read at once; it may be one item more
@@ -96,7 +95,7 @@ class Listing:
                     if future.done():
                         continue  # whoever asked was cancelled
                     try:
-                        record = _read(record_of, name, as_dict(answers[starts[partition] + number]))
+                        record = read_as(record_of, name, as_dict(answers[starts[partition] + number]))
                     except StoreError as error:
                         future.set_exception(error)
                     else:
@@ -132,7 +131,7 @@ class Listing:
             return [(name, None) for name in names]
 
         names: list[str] = []
-        async for name, _ in self._merged(page):
+        async for name, _ in merged(self._deployment, page):
             names.append(name.decode())
             if len(names) == _TOGETHER:
                 for record in await asyncio.gather(*map(self.load, names)):
@@ -143,25 +142,9 @@ class Listing:
             if record.version is not None:
                 yield record
 
-    async def _merged(self, page: _Page) -> AsyncIterator[tuple[bytes, Any]]:
-        """Go through the items of all partitions, in order; `page` returns those after one, with what they go by."""
-        pages = await self._deployment.everywhere(lambda partition: page(partition, b""))
-        heads = [(items[0][0], partition, 0) for partition, items in enumerate(pages) if items]
-        heapq.heapify(heads)
-        while heads:
-            _, partition, number = heads[0]
-            yield pages[partition][number]
-            number += 1
-            if number == len(pages[partition]):
-                pages[partition], number = await page(partition, pages[partition][-1][0]), 0
-            if number < len(pages[partition]):
-                heapq.heapreplace(heads, (pages[partition][number][0], partition, number))
-            else:
-                heapq.heappop(heads)
-
     # -- timers, retries, dead letters
 
-    def _page(self, kind: str) -> _Page:
+    def _page(self, kind: str) -> Page:
         async def page(partition: int, after: bytes) -> list[tuple[bytes, Any]]:
             since = self._deployment.owned_since(partition)
             words: list[Word] = [kind, b"(" + after if after else b"-", _PAGE, _ROOM]
@@ -175,8 +158,8 @@ class Listing:
     async def timers(self, subject: str | None) -> AsyncIterator[Timer]:
         """Go through the timers; see `Store.timers`."""
         if subject is None:
-            async for member, (value, _) in self._merged(self._page("timers")):
-                yield _read(timer_of, member[34:], value)
+            async for member, (value, _) in merged(self._deployment, self._page("timers")):
+                yield read_as(timer_of, member[34:], value)
             return
         keys = self._deployment.parts
         partition, first = partition_of(subject, len(keys)), owner_prefix(subject)
@@ -189,20 +172,20 @@ class Listing:
             (values,) = await self._deployment.read({partition: [("HMGET", own.timers, *some)]})
             found += [(value, owner) for owner, value in zip(some, values, strict=True) if value is not None]
         for value, owner in sorted(found, key=lambda item: item[0][:34]):
-            yield _read(timer_of, owner, value)
+            yield read_as(timer_of, owner, value)
 
     async def retries(self, partition: int) -> AsyncIterator[Retry]:
         """Go through the waiting retries; see `Store.retries`."""
         page, after = self._page("retries"), b""
         while items := await page(partition, after):
             for _, (value, starts) in items:
-                yield _read(retry_of, value, starts)
+                yield read_as(retry_of, value, starts)
             after = items[-1][0]
 
     async def dead_letters(self) -> AsyncIterator[DeadLetter]:
         """Go through the dead letters; see `Store.dead_letters`."""
-        async for _, (value, _starts) in self._merged(self._page("dead")):
-            yield _read(dead_letter_of, value)
+        async for _, (value, _starts) in merged(self._deployment, self._page("dead")):
+            yield read_as(dead_letter_of, value)
 
     async def _find_dead(self, id: str) -> tuple[int, bytes] | None:
         try:
@@ -221,7 +204,7 @@ class Listing:
     async def dead_letter(self, id: str) -> DeadLetter | None:
         """Return a dead letter; see `Store.dead_letter`."""
         found = await self._find_dead(id)
-        return None if found is None else _read(dead_letter_of, found[1])
+        return None if found is None else read_as(dead_letter_of, found[1])
 
     async def discard(self, id: str) -> bool:
         """Remove a dead letter; see `Store.discard`."""
@@ -230,22 +213,7 @@ class Listing:
             return False
         return bool(await self._deployment.do(found[0], Job(_DISCARD, (id,), lambda answer, low: bool(answer))))
 
-    # -- history, and counts
-
-    async def history(self, subject: str) -> AsyncIterator[HistoryEntry]:
-        """Go through what was done to a subject; see `Store.history`."""
-        keys = self._deployment.parts
-        partition, name, end = partition_of(subject, len(keys)), subject.encode(), "+"
-        while True:
-            command = ("XREVRANGE", keys[partition].history, end, "-", "COUNT", _PAGE)
-            (rows,) = await self._deployment.read({partition: [command]})
-            for _, fields in rows:
-                entry = _read(history_of, fields) if fields[3] == name else None
-                if entry is not None:
-                    yield entry
-            if len(rows) < _PAGE:
-                return
-            end = f"({rows[-1][0].decode()}"
+    # -- counts
 
     async def stats(self) -> StoreStats:
         """Return how much is kept; see `Store.stats`."""
@@ -263,7 +231,34 @@ class Listing:
         )
 
 
-def _read(read: Callable[..., _T], *values: Any) -> _T:
+async def merged(
+    deployment: Deployment, page: Page, partitions: Iterable[int] | None = None
+) -> AsyncIterator[tuple[bytes, Any]]:
+    """Go through the items of several partitions, in order.
+
+    Args:
+        deployment: whose they are.
+        page: given a partition and an item, b"" at first, returns those after it, with what they go by.
+        partitions: which; all of them if None.
+    """
+    asked = list(range(len(deployment.parts)) if partitions is None else partitions)
+    first = await deployment.everywhere(lambda partition: page(partition, b""), asked)
+    pages = dict(zip(asked, first, strict=True))
+    heads = [(items[0][0], partition, 0) for partition, items in pages.items() if items]
+    heapq.heapify(heads)
+    while heads:
+        _, partition, number = heads[0]
+        yield pages[partition][number]
+        number += 1
+        if number == len(pages[partition]):
+            pages[partition], number = await page(partition, pages[partition][-1][0]), 0
+        if number < len(pages[partition]):
+            heapq.heapreplace(heads, (pages[partition][number][0], partition, number))
+        else:
+            heapq.heappop(heads)
+
+
+def read_as(read: Callable[..., _T], *values: Any) -> _T:
     with reading():
         return read(*values)
 

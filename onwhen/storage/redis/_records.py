@@ -39,6 +39,7 @@ KINDS: Final = (
     "retries",
     "dead letters",
     "history",
+    "explanations",
     "window",
     "delivered",
     "bookmarks",
@@ -143,6 +144,7 @@ class Target:
             "retries": self._retry,
             "dead letters": self._letter,
             "history": self._history,
+            "explanations": self._explanation,
             "bookmarks": self._bookmark,
         }
 
@@ -182,6 +184,9 @@ class Target:
 
     def _history(self, id: bytes, *fields: bytes) -> Iterator[Command]:
         yield "XADD", self._key["history"], id, *fields
+
+    def _explanation(self, id: bytes, *fields: bytes) -> Iterator[Command]:
+        yield "XADD", self._key["explained"], id, *fields
 
     def _bookmark(self, name: bytes, value: bytes) -> Iterator[Command]:
         yield "HSET", self._keys.marks, name, value

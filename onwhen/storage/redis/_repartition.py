@@ -39,7 +39,7 @@ __all__ = ["BookmarksDiffer", "Moved", "Repartition", "Survey", "repartitioning"
 _CATCH_UP: Final = 60.0  # seconds that replicas may take to have all that was copied
 _AGAIN: Final = 0.1  # seconds
 _REPLICA: Final = re.compile(r"slave\d+$")  # what INFO calls them
-_MOVED_ONCE: Final = ("subjects", "events", "timers", "retries", "dead letters", "history")
+_MOVED_ONCE: Final = ("subjects", "events", "timers", "retries", "dead letters", "history", "explanations")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

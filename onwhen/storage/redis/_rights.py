@@ -13,6 +13,7 @@ __all__ = ["ON_KEYS", "rules"]
 ON_KEYS: Final = (
     "DEL",
     "EXISTS",
+    "GET",
     "HDEL",
     "HEXISTS",
     "HGET",
@@ -26,6 +27,7 @@ ON_KEYS: Final = (
     "LPOP",
     "LRANGE",
     "RPUSH",
+    "SET",
     "TIME",
     "TYPE",
     "UNLINK",

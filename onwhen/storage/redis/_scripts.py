@@ -2,10 +2,10 @@
 
 Belongs here: their texts, from the files beside this module, put together. It must not know who runs them.
 
-All but `FOUND`, `MARK` and `BEAT` get the keys of `PartitionKeys.fixed`. Those that write get ARGV that begins with
-format, client, epoch, the low part of new ids and that of ids of timers, here called HEAD, and they may answer:
-BADFMT, the partition is not of this format, layout or number of partitions; STALE, a later call of this client has
-come before (no epoch: that does not matter). Both mean that nothing was done.
+All but those that say what their KEYS are get the keys of `PartitionKeys.fixed`. Of these, those that write get ARGV
+that begins with format, client, epoch, the low part of new ids and that of ids of timers, here called HEAD, and they
+may answer: BADFMT, the partition is not of this format, layout or number of partitions; STALE, a later call of this
+client has come before (no epoch: that does not matter). Both mean that nothing was done.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ __all__ = [
     "COMMIT",
     "DELIVER",
     "DISCARD",
+    "EXCHANGE",
+    "EXPLAINED",
     "FOUND",
     "LOOK",
     "MARK",
@@ -109,6 +111,11 @@ PAGE: Final = _script("page", "no-writes")
 """Format, which list (timers, retries or dead), where to begin, most items, most bytes. Answers members, values and
 starts; or BADFMT."""
 
+EXPLAINED: Final = _script("explained", "no-writes")
+"""Format, where to begin, most entries and most bytes to look at, `=` and the correlation id that is asked for or
+nothing, `=` and the subject or nothing. Answers after which entry to go on, nothing after the last, and of each that is
+asked for: id, subject, correlation id, facts, body; or BADFMT."""
+
 PRESENT: Final = _script("present", "no-writes")
 """Format, `log` or `retries`, ids or keys. Answers 1 or 0 for each; or BADFMT."""
 
@@ -122,6 +129,10 @@ MARK: Final = _script("mark", is_of_partition=False)
 BEAT: Final = _script("beat", "allow-oom", is_of_partition=False)
 """KEYS: the hash of workers. ARGV: id or nothing, seconds, note. Answers id, microseconds left and note of each that
 lives."""
+
+EXCHANGE: Final = _script("exchange", "allow-oom", is_of_partition=False)
+"""KEYS: a cell. ARGV: `=` and what has to be there or nothing, `=` and what is there then or nothing, for how long
+(microseconds). Answers `=` and what is there or nothing, and the time (microseconds since the epoch)."""
 
 MOVE: Final = _script("move", "allow-oom", is_of_partition=False)
 """A step of a move to another number of partitions. KEYS: the deployment's meta. ARGV: format, step, and for `begin`

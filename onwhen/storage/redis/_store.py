@@ -6,7 +6,6 @@ It must not know of keys or commands.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Final
 
@@ -16,9 +15,11 @@ from onwhen.engine.promise import Promise
 from onwhen.engine.shared import Acquired, Delivered, Fired, Outgoing, PartitionState, Renewed, Token, WorkerState
 from onwhen.engine.store import (
     Accepted,
+    Cell,
     Commit,
     CommitResult,
     DeadLetter,
+    Explanation,
     HistoryEntry,
     LogEntry,
     Position,
@@ -30,13 +31,16 @@ from onwhen.engine.store import (
     Timer,
 )
 from onwhen.errors import SettingError, StoreError
+from onwhen.storage._cells import checked
 from onwhen.storage.redis import _scripts
 from onwhen.storage.redis._commits import job_of
 from onwhen.storage.redis._deployment import MOST_PARTITIONS, Deployment
+from onwhen.storage.redis._encoding import cell_of, cell_word
 from onwhen.storage.redis._lanes import Kind
 from onwhen.storage.redis._listing import Listing
 from onwhen.storage.redis._log import Log
 from onwhen.storage.redis._ownership import Outbox, Ownership
+from onwhen.storage.redis._past import Past
 
 __all__ = ["RedisStore"]
 
@@ -52,6 +56,7 @@ class RedisStore:
         partitions: how many there are (a count); None for as many as before.
         dedup_window: how many accepted events each partition remembers (a count); None for as before.
         history: how many commits each partition keeps (a count).
+        explanations: how many explanations each partition keeps (a count).
         max_backlog: how many pending events a partition takes (a count).
         read_only: do not make one that is not there; see `create_redis_storage`, which makes it, for all of these.
 
@@ -67,20 +72,24 @@ class RedisStore:
         partitions: int | None = None,
         dedup_window: int | None = None,
         history: int = 0,
+        explanations: int = 1_000,
         max_backlog: int = 100_000,
         read_only: bool = False,
     ) -> None:
-        kept = (dedup_window or 0, history, max_backlog - 1)
+        kept = (dedup_window or 0, history, explanations, max_backlog - 1)
         if not 1 <= (partitions or 1) <= MOST_PARTITIONS or partitions == 0 or min(kept) < 0 or max(kept) > _MOST_KEPT:
             raise SettingError(
-                f"partitions={partitions} must be 1 to {MOST_PARTITIONS}, dedup_window={dedup_window} and "
-                f"history={history} at least 0, max_backlog={max_backlog} at least 1, and each at most {_MOST_KEPT:,}",
-                settings=("partitions", "dedup_window", "history", "max_backlog"),
+                f"partitions={partitions} must be 1 to {MOST_PARTITIONS}, dedup_window={dedup_window}, "
+                f"history={history} and explanations={explanations} at least 0, max_backlog={max_backlog} at least 1, "
+                f"and each at most {_MOST_KEPT:,}",
+                settings=("partitions", "dedup_window", "history", "explanations", "max_backlog"),
             )
         self._deployment = Deployment(url, key_prefix, partitions, dedup_window, read_only=read_only)
         self._history = history
+        self._explanations = explanations
         self._log = Log(self._deployment, max_backlog)
         self._listing = Listing(self._deployment)
+        self._past = Past(self._deployment)
         self._ownership = Ownership(self._deployment)
         self._outbox = Outbox(self._deployment)
         self._commit_kind = Kind(_scripts.COMMIT)
@@ -186,6 +195,7 @@ class RedisStore:
                 self.partitions,
                 deployment.version,
                 with_history=self._history > 0,
+                explanations=self._explanations,
             )
             return deployment.lane(partition).begin(job)
         except StoreError as error:
@@ -197,7 +207,7 @@ class RedisStore:
         """Go through the stored subjects; see `Store.subjects`."""
         return self._listing.subjects(prefix)
 
-    # -- timers, retries, dead letters, and counts
+    # -- timers, retries, dead letters, the past, cells, and counts
 
     def timers(self, subject: str | None = None) -> AsyncIterator[Timer]:
         """Go through the timers; see `Store.timers`."""
@@ -221,7 +231,19 @@ class RedisStore:
 
     def history(self, subject: str) -> AsyncIterator[HistoryEntry]:
         """Go through what was done to a subject; see `Store.history`. Each partition keeps its own latest entries."""
-        return self._listing.history(subject)
+        return self._past.history(subject)
+
+    def explanations(self, *, correlation: str | None = None, subject: str | None = None) -> AsyncIterator[Explanation]:
+        """Go through the explanations; see `Store.explanations`."""
+        return self._past.explanations(correlation, subject)
+
+    async def exchange(self, key: str, expected: bytes | None, new: bytes | None, ttl: float) -> Cell:
+        """Put a value in the place of another one; see `Store.exchange`."""
+        name, time = checked(key, expected, new, ttl)
+        self._deployment.part(0)  # raises if it is not open
+        words = (cell_word(expected), cell_word(new), time)
+        cell = self._deployment.keys.cell(name)
+        return cell_of(await self._deployment.connection.run(_scripts.EXCHANGE, [cell], words))
 
     async def stats(self) -> StoreStats:
         """Return how much is kept; see `Store.stats`."""

@@ -14,6 +14,7 @@ def create_sqlite_storage(
     partitions: int = 1,
     dedup_window: int | None = None,
     history: int = 0,
+    explanations: int = 1_000,
     synchronous: Synchronous = "FULL",
     read_only: bool = False,
 ) -> SqliteStore:
@@ -28,6 +29,8 @@ def create_sqlite_storage(
             a new one.
         history: how many commits are kept to be looked at, of all subjects together (a count). With 0 none is added,
             and what is there stays.
+        explanations: how many explanations each partition keeps of what turns did (a count). With 0 none is added, and
+            what is there stays.
         synchronous: "FULL": what is answered outlives a loss of power. "NORMAL": it outlives the process, but a loss
             of power may take the last moments.
         read_only: look at a file that another process may be writing to; whatever writes raises `StoreError`. Then
@@ -41,6 +44,7 @@ def create_sqlite_storage(
         partitions=partitions,
         dedup_window=dedup_window,
         history=history,
+        explanations=explanations,
         synchronous=synchronous,
         read_only=read_only,
     )

@@ -15,7 +15,7 @@ from onwhen.engine.store import Answer, Commit, CommitResult, SubjectWrite
 from onwhen.storage._encoding import micros, text_of, write_text
 from onwhen.storage.sqlite._database import Database
 from onwhen.storage.sqlite._log import is_pending, is_remembered, post, remember
-from onwhen.storage.sqlite._rows import dead_row, retry_row
+from onwhen.storage.sqlite._rows import dead_row, explanation_row, retry_row
 from onwhen.storage.sqlite._schema import PARTITION_BITS
 
 __all__ = ["Prepared", "prepare", "store"]
@@ -41,6 +41,7 @@ class Prepared(msgspec.Struct, frozen=True):
         retries: see `retry_row`.
         dead: see `dead_row`.
         change: what is written, as JSON, if a history is kept.
+        explanation: see `explanation_row`; None if there is none, or none is kept.
     """
 
     commit: Commit
@@ -52,15 +53,17 @@ class Prepared(msgspec.Struct, frozen=True):
     retries: Sequence[tuple[Any, ...]] = ()
     dead: Sequence[tuple[Any, ...]] = ()
     change: str | None = None
+    explanation: tuple[Any, ...] | None = None
 
 
-def prepare(commit: Commit, now: int, *, with_history: bool) -> Prepared:
+def prepare(commit: Commit, now: int, *, with_history: bool, with_explanation: bool) -> Prepared:
     """Turn the records of a commit into rows.
 
     Args:
         commit: what is to be stored.
         now: the moment, in microseconds since the epoch.
         with_history: a history is kept, so that what was written is needed as JSON as well.
+        with_explanation: explanations are kept.
     """
     write = commit.write
     values: list[tuple[int, str, str]] = []
@@ -73,11 +76,12 @@ def prepare(commit: Commit, now: int, *, with_history: bool) -> Prepared:
             gone = [(0, name) for name in write.delete] + [(1, name) for name in write.delete_ext]
     messages = [(event.subject, text_of(event)) for event in commit.messages]
     change = write_text(write) if with_history and write is not None else None
+    why = explanation_row(commit.explanation) if commit.explanation is not None and with_explanation else None
     if not commit.timers and not commit.retries and not commit.dead:  # almost always
-        return Prepared(commit, now, values, gone, messages, change=change)
+        return Prepared(commit, now, values, gone, messages, change=change, explanation=why)
     timers = [(timer.key, micros(timer.due), timer.event.subject, text_of(timer.event)) for timer in commit.timers]
     retries, dead = [retry_row(retry) for retry in commit.retries], [dead_row(letter) for letter in commit.dead]
-    return Prepared(commit, now, values, gone, messages, timers, retries, dead, change)
+    return Prepared(commit, now, values, gone, messages, timers, retries, dead, change, why)
 
 
 def store(database: Database, prepared: Prepared) -> CommitResult:
@@ -100,6 +104,8 @@ def store(database: Database, prepared: Prepared) -> CommitResult:
     _set_aside(database, prepared)
     if commit.cancel_all or commit.cancelled or commit.timers:
         _set_timers(database, prepared)
+    if prepared.explanation is not None:
+        _explain(database, commit.partition, prepared.explanation)
     if not commit.messages:
         return CommitResult(Answer.OK, version)
     appended = [post(database, subject, text, prepared.now) for subject, text in prepared.messages]
@@ -206,3 +212,20 @@ def _keep(database: Database, prepared: Prepared, about: tuple[str, str | None])
     )
     if (last := database.last_history - database.history) > 0:
         database.execute("DELETE FROM history WHERE n <= ?", (last,))
+
+
+def _explain(database: Database, partition: int, explanation: tuple[Any, ...]) -> None:
+    """Keep an explanation, and let go of those of its partition that are too old."""
+    last = database.last_explained.get(partition)
+    if last is None:
+        found = database.execute("SELECT coalesce(max(n), 0) FROM explanations WHERE partition = ?", (partition,))
+        (last,) = found.fetchone()
+    database.last_explained[partition] = last = last + 1
+    database.execute(
+        "INSERT INTO explanations (partition, n, time, subject, correlation, event, rule, failed, body) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (partition, last, *explanation),
+    )
+    database.wrote(len(explanation[-1]))
+    if (old := last - database.explanations) > 0:
+        database.execute("DELETE FROM explanations WHERE partition = ? AND n <= ?", (partition, old))

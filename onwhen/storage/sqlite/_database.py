@@ -37,6 +37,7 @@ class Database:
         partitions: how many partitions there are; with `read_only`, those of the file count.
         window: how many accepted events are remembered (a count); None for as many as before.
         history: how many commits are kept (a count).
+        explanations: how many explanations each partition keeps (a count).
         synchronous: how surely a commit is on the disk when it is answered.
         read_only: nothing is written, not even that it was opened.
 
@@ -53,6 +54,7 @@ class Database:
         partitions: int,
         window: int | None,
         history: int,
+        explanations: int,
         synchronous: _files.Synchronous,
         read_only: bool = False,
     ) -> None:
@@ -60,9 +62,11 @@ class Database:
         self.partitions = partitions
         self.window = window or 0
         self.history = history
+        self.explanations = explanations
         self.read_only = read_only
         self.last_accepted = 0  # of the table `accepted`; without gaps, so that the window is a range
         self.last_history = 0
+        self.last_explained: dict[int, int] = {}  # the same of each partition, where that is known
         self._tidied = 0  # up to which of the accepted those are gone that the window does not hold any more
         self._number = 0
         self._reserved = 0
@@ -200,6 +204,7 @@ class Database:
         self._number = self._reserved = reserved  # of those below, some may have been given out
         (self.last_accepted,) = self.execute("SELECT coalesce(max(n), 0) FROM accepted").fetchone()
         (self.last_history,) = self.execute("SELECT coalesce(max(n), 0) FROM history").fetchone()
+        self.last_explained.clear()
         self._is_known = True
 
     def number(self) -> int:

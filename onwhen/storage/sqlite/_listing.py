@@ -13,7 +13,14 @@ from typing import Any, Final, TypeAlias
 from onwhen.engine.store import Position
 from onwhen.storage.sqlite._database import Database
 from onwhen.storage.sqlite._log import bounds
-from onwhen.storage.sqlite._rows import DEAD_COLUMNS, HISTORY_COLUMNS, LOG_COLUMNS, RETRY_COLUMNS, TIMER_COLUMNS
+from onwhen.storage.sqlite._rows import (
+    DEAD_COLUMNS,
+    EXPLANATION_COLUMNS,
+    HISTORY_COLUMNS,
+    LOG_COLUMNS,
+    RETRY_COLUMNS,
+    TIMER_COLUMNS,
+)
 
 __all__ = [
     "Row",
@@ -21,6 +28,7 @@ __all__ = [
     "dead_letter",
     "dead_page",
     "discard",
+    "explanations_page",
     "history_page",
     "load",
     "pending",
@@ -129,6 +137,21 @@ def history_page(database: Database, subject: str, after: Row | None) -> list[Ro
     )
 
 
+def explanations_page(database: Database, correlation: str | None, subject: str | None, after: Row | None) -> list[Row]:
+    """Return the next explanations, oldest first."""
+    last = (_BEFORE_ALL, 0, 0) if after is None else (after[2], after[0], after[1])
+    asked = {"correlation": correlation, "subject": subject}
+    wanted = {name: value for name, value in asked.items() if value is not None}
+    where = "".join(f"{name} = ? AND " for name in wanted)
+    return _taken(
+        database.execute(
+            f"SELECT {EXPLANATION_COLUMNS} FROM explanations WHERE {where}(time, partition, n) > (?, ?, ?) "
+            f"ORDER BY time, partition, n LIMIT ?",
+            (*wanted.values(), *last, _PAGE),
+        )
+    )
+
+
 def counts(database: Database) -> dict[str, int | None]:
     """Return the fields of `StoreStats`; the moment in microseconds since the epoch."""
     execute = database.execute
@@ -153,7 +176,7 @@ def _taken(found: sqlite3.Cursor) -> list[Row]:
     room = _ROOM
     for row in found:
         rows.append(row)
-        room -= sum(len(value) for value in row if isinstance(value, str))
+        room -= sum(len(value) for value in row if isinstance(value, str | bytes))
         if room <= 0:
             break
     found.close()

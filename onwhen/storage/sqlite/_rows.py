@@ -13,6 +13,7 @@ from typing import Any, Final
 from onwhen.engine.events import Event
 from onwhen.engine.store import (
     DeadLetter,
+    Explanation,
     HistoryEntry,
     LogEntry,
     Retry,
@@ -24,6 +25,7 @@ from onwhen.storage._encoding import failure_of, failure_text, micros, moment, t
 
 __all__ = [
     "DEAD_COLUMNS",
+    "EXPLANATION_COLUMNS",
     "HISTORY_COLUMNS",
     "LOG_COLUMNS",
     "RETRY_COLUMNS",
@@ -31,6 +33,8 @@ __all__ = [
     "dead_letter_of",
     "dead_row",
     "entry_of",
+    "explanation_of",
+    "explanation_row",
     "history_of",
     "records_of",
     "retry_of",
@@ -46,6 +50,7 @@ RETRY_COLUMNS: Final = (
 )
 DEAD_COLUMNS: Final = "n, id, subject, rule, attempts, first_failed, time, failure, event"
 HISTORY_COLUMNS: Final = "n, time, subject, rule, event, write"
+EXPLANATION_COLUMNS: Final = "partition, n, time, subject, correlation, event, rule, failed, body"
 
 _event: Final = Event.restored
 
@@ -82,6 +87,19 @@ def dead_row(letter: DeadLetter) -> tuple[Any, ...]:
         micros(letter.time),
         failure_text(letter.failure),
         text_of(letter.event),
+    )
+
+
+def explanation_row(explanation: Explanation) -> tuple[Any, ...]:
+    """Return what follows the partition and the number in the row of an explanation."""
+    return (
+        micros(explanation.time),
+        explanation.subject,
+        explanation.correlation,
+        explanation.event,
+        explanation.rule,
+        explanation.failed,
+        explanation.body,
     )
 
 
@@ -142,6 +160,20 @@ def history_of(row: Sequence[Any]) -> HistoryEntry:
         event=None if event is None else _event(event),
         rule=rule,
         write=None if write is None else write_of(write),
+    )
+
+
+def explanation_of(row: Sequence[Any]) -> Explanation:
+    """Return the explanation of a row of `EXPLANATION_COLUMNS`."""
+    _, _, time, subject, correlation, event, rule, failed, body = row
+    return Explanation(
+        time=moment(time),
+        subject=subject,
+        correlation=correlation,
+        event=event,
+        rule=rule,
+        failed=bool(failed),
+        body=body,
     )
 
 

@@ -120,14 +120,42 @@ CREATE TABLE history (
 CREATE INDEX history_of_subject ON history (subject, n);
 """
 
+_SECOND: Final = """
+CREATE TABLE cells (
+    key BLOB PRIMARY KEY,
+    value BLOB NOT NULL,
+    expires INTEGER NOT NULL  -- from then on it is as if it were not there
+) STRICT;
+CREATE INDEX cells_expired ON cells (expires);
 
-def _create(connection: sqlite3.Connection) -> None:
-    for statement in _FIRST.split(";\n"):
-        if statement.strip():
-            connection.execute(statement)
+CREATE TABLE explanations (
+    partition INTEGER NOT NULL,
+    n INTEGER NOT NULL,  -- without gaps: what is too old, of a partition, is a range of them
+    time INTEGER NOT NULL,
+    subject TEXT NOT NULL,
+    correlation TEXT NOT NULL,
+    event TEXT NOT NULL,
+    rule TEXT NOT NULL,
+    failed INTEGER NOT NULL,
+    body BLOB NOT NULL,
+    PRIMARY KEY (partition, n)
+) STRICT;
+CREATE INDEX explanations_in_time ON explanations (time, partition, n);
+CREATE INDEX explanations_of_correlation ON explanations (correlation, time, partition, n);
+CREATE INDEX explanations_of_subject ON explanations (subject, time, partition, n);
+"""
 
 
-STEPS: list[_Step] = [_create]
+def _made_by(statements: str) -> _Step:
+    def step(connection: sqlite3.Connection) -> None:
+        for statement in statements.split(";\n"):
+            if statement.strip():
+                connection.execute(statement)
+
+    return step
+
+
+STEPS: list[_Step] = [_made_by(_FIRST), _made_by(_SECOND)]
 """What brings a file from each version to the next; one that is new has version 0. A step that was once released is
 never changed."""
 

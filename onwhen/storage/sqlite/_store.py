@@ -18,9 +18,11 @@ from onwhen.engine.clock import Clock, SystemClock
 from onwhen.engine.events import Event
 from onwhen.engine.store import (
     Accepted,
+    Cell,
     Commit,
     CommitResult,
     DeadLetter,
+    Explanation,
     HistoryEntry,
     LogEntry,
     Position,
@@ -33,7 +35,8 @@ from onwhen.engine.store import (
 )
 from onwhen.errors import SettingError, StoreCorrupt, StoreError
 from onwhen.storage import _encoding
-from onwhen.storage.sqlite import _commits, _listing, _log, _rows
+from onwhen.storage._cells import checked
+from onwhen.storage.sqlite import _cells, _commits, _listing, _log, _rows
 from onwhen.storage.sqlite._database import Database
 from onwhen.storage.sqlite._failures import translated
 from onwhen.storage.sqlite._files import Synchronous
@@ -56,6 +59,7 @@ class SqliteStore:
         partitions: how many there are (a count).
         dedup_window: how many accepted events are remembered (a count); None for as many as before.
         history: how many commits are kept (a count).
+        explanations: how many explanations each partition keeps (a count).
         synchronous: how surely a commit is on the disk.
         read_only: write nothing; see `create_sqlite_storage`, which makes it, for all of these.
 
@@ -70,15 +74,16 @@ class SqliteStore:
         partitions: int = 1,
         dedup_window: int | None = None,
         history: int = 0,
+        explanations: int = 1_000,
         synchronous: Synchronous = "FULL",
         read_only: bool = False,
     ) -> None:
-        kept = (dedup_window or 0, history)
+        kept = (dedup_window or 0, history, explanations)
         if not 1 <= partitions <= _MOST_PARTITIONS or min(kept) < 0 or max(kept) > _MOST_KEPT:
             raise SettingError(
-                f"partitions={partitions} must be 1 to {_MOST_PARTITIONS}, dedup_window={dedup_window} and "
-                f"history={history} at least 0 and at most {_MOST_KEPT:,}",
-                settings=("partitions", "dedup_window", "history"),
+                f"partitions={partitions} must be 1 to {_MOST_PARTITIONS}, dedup_window={dedup_window}, "
+                f"history={history} and explanations={explanations} at least 0 and at most {_MOST_KEPT:,}",
+                settings=("partitions", "dedup_window", "history", "explanations"),
             )
         if synchronous not in ("FULL", "NORMAL"):
             raise SettingError(f"synchronous={synchronous!r} must be FULL or NORMAL", settings=("synchronous",))
@@ -91,6 +96,7 @@ class SqliteStore:
         self.path = os.path.realpath(name)  # one file, one lock, by whatever name it is opened
         self._partitions = partitions
         self._history = history
+        self._explanations = explanations
         self._read_only = read_only
         self._make = partial(
             Database,
@@ -98,6 +104,7 @@ class SqliteStore:
             partitions=partitions,
             window=dedup_window,
             history=history,
+            explanations=explanations,
             synchronous=synchronous,
             read_only=read_only,
         )
@@ -262,7 +269,9 @@ class SqliteStore:
         self._check(commit.partition)
 
         def prepare(now: int) -> Callable[[Database], CommitResult]:
-            prepared = _commits.prepare(commit, now, with_history=self._history > 0)
+            prepared = _commits.prepare(
+                commit, now, with_history=self._history > 0, with_explanation=self._explanations > 0
+            )
             return lambda database: _commits.store(database, prepared)
 
         return await self._write(prepare)
@@ -275,7 +284,7 @@ class SqliteStore:
             for record in _rows.records_of(rows):
                 yield record
 
-    # -- timers, retries, dead letters, and counts
+    # -- timers, retries, dead letters, the past, cells, and counts
 
     def timers(self, subject: str | None = None) -> AsyncIterator[Timer]:
         """Go through the timers; see `Store.timers`."""
@@ -302,6 +311,23 @@ class SqliteStore:
     def history(self, subject: str) -> AsyncIterator[HistoryEntry]:
         """Go through what was done to a subject; see `Store.history`."""
         return self._all(lambda database, last: _listing.history_page(database, subject, last), _rows.history_of)
+
+    def explanations(self, *, correlation: str | None = None, subject: str | None = None) -> AsyncIterator[Explanation]:
+        """Go through the explanations; see `Store.explanations`."""
+        return self._all(
+            lambda database, last: _listing.explanations_page(database, correlation, subject, last),
+            _rows.explanation_of,
+        )
+
+    async def exchange(self, key: str, expected: bytes | None, new: bytes | None, ttl: float) -> Cell:
+        """Put a value in the place of another one; see `Store.exchange`."""
+        name, time = checked(key, expected, new, ttl)
+
+        def prepare(now: int) -> Callable[[Database], Cell]:
+            at = _encoding.moment(now)
+            return lambda database: Cell(_cells.exchange(database, name, expected, new, now, time), at)
+
+        return await self._write(prepare)
 
     async def stats(self) -> StoreStats:
         """Return how much is kept; see `Store.stats`."""

@@ -10,10 +10,15 @@ from __future__ import annotations
 
 import pytest
 
-_PARTS = ("_bench", "_commits", "_fleet", "_life", "_log", "_outbox", "_shared", "_subjects", "_timers", "_waiting")
+_PARTS = (
+    *("_bench", "_cells", "_commits", "_explanations", "_fleet", "_life", "_log", "_outbox", "_shared", "_subjects"),
+    *("_timers", "_waiting"),
+)
 pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS))  # a failing test shows what it compared
 
+from onwhen.testing.store_contract._cells import CellContract  # noqa: E402
 from onwhen.testing.store_contract._commits import CommitContract  # noqa: E402
+from onwhen.testing.store_contract._explanations import ExplanationContract  # noqa: E402
 from onwhen.testing.store_contract._fleet import FleetContract  # noqa: E402
 from onwhen.testing.store_contract._life import ConcurrencyContract, LifeContract  # noqa: E402
 from onwhen.testing.store_contract._log import LogContract  # noqa: E402
@@ -34,6 +39,8 @@ class StoreContract(
     RetryContract,
     LetterContract,
     HistoryContract,
+    ExplanationContract,
+    CellContract,
     LifeContract,
     ConcurrencyContract,
 ):

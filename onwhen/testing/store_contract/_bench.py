@@ -22,6 +22,7 @@ from onwhen.engine.store import (
     Commit,
     CommitResult,
     DeadLetter,
+    Explanation,
     Failure,
     LogEntry,
     Position,
@@ -32,7 +33,7 @@ from onwhen.engine.store import (
     Timer,
 )
 
-__all__ = ["NOON", "Bench", "StoreCase", "event", "letter", "listed", "on_store", "retry"]
+__all__ = ["NOON", "Bench", "StoreCase", "event", "explained", "letter", "listed", "on_store", "retry"]
 
 NOON: Final = datetime(2026, 11, 5, 12, 0, 0, 123456, tzinfo=UTC)
 _FAILURE: Final = Failure(type="LookupError", message="not there", traceback="Traceback:\n  in f\n")
@@ -48,13 +49,16 @@ class StoreCase:
     step: timedelta = timedelta(hours=1)
     """How far the tests move the clock at a time; a store that has a clock of its own sets something short."""
 
-    def make_store(self, *, partitions: int = 1, dedup_window: int = 100_000, history: int = 0) -> Store:
+    def make_store(
+        self, *, partitions: int = 1, dedup_window: int = 100_000, history: int = 0, explanations: int = 1_000
+    ) -> Store:
         """Return a new and empty store, which nobody has opened yet; called once in most tests.
 
         Args:
             partitions: how many partitions it has (a count).
             dedup_window: how many accepted events it remembers by source and id (a count).
             history: how many commits it keeps to be looked at (a count).
+            explanations: how many explanations each partition keeps (a count).
         """
         raise NotImplementedError("make_store: return a new store of the kind that is tested")
 
@@ -199,7 +203,12 @@ class Bench:
         everything: list[Any] = [await self.store.stats()]
         for partition in range(self.store.partitions):
             everything += [await self.log(partition), await self.retries(partition)]
-        for iterator in (self.store.subjects(), self.store.timers(), self.store.dead_letters()):
+        for iterator in (
+            self.store.subjects(),
+            self.store.timers(),
+            self.store.dead_letters(),
+            self.store.explanations(),
+        ):
             everything.append(await listed(iterator))
         return everything
 
@@ -226,6 +235,12 @@ def letter(id: str, of: Event | None = None, **changes: Any) -> DeadLetter:
         "time": NOON,
     } | changes
     return DeadLetter(id=id, subject=of.subject, event=of, **fields)
+
+
+def explained(by: str, correlation: str = "c", subject: str = "a", **changes: Any) -> Explanation:
+    """Return why a turn did what it did, on an event."""
+    fields: dict[str, Any] = {"time": NOON, "body": b'{"event": "%s"}' % by.encode()} | changes
+    return Explanation(subject=subject, correlation=correlation, event=by, **fields)
 
 
 async def listed(iterator: AsyncIterator[_T]) -> list[_T]:

@@ -11,7 +11,7 @@ import pytest
 
 from onwhen.engine.shared import is_shared
 from onwhen.engine.store import Accepted, Answer, Store, StoreStats, SubjectWrite
-from onwhen.testing.store_contract._bench import Bench, StoreCase, event, letter, on_store, retry
+from onwhen.testing.store_contract._bench import Bench, StoreCase, event, explained, letter, on_store, retry
 
 __all__ = ["ConcurrencyContract", "LifeContract"]
 
@@ -241,7 +241,13 @@ class ConcurrencyContract(StoreCase):
             "starting": lambda: at.store.starting(0, {accepted.position or 0: 1, retry(event("0")).key: 1}),
             "read": lambda: at.store.read(0, None, 9),
             "load": lambda: at.store.load("a"),
-            "commit": lambda: at.commit(version=None, id="x", write=SubjectWrite(set={"n": b"1"}), dead=[letter("e")]),
+            "commit": lambda: at.commit(
+                version=None,
+                id="x",
+                write=SubjectWrite(set={"n": b"1"}),
+                dead=[letter("e")],
+                explanation=explained("x"),
+            ),
             "promote": at.promote,
             "dead_letter": lambda: at.store.dead_letter("d"),
             "discard": lambda: at.store.discard("d"),

@@ -10,7 +10,7 @@ import pytest
 
 from onwhen.engine.shared import Acquired, SharedStore, is_shared
 from onwhen.engine.store import Answer, Position, SubjectWrite
-from onwhen.testing.store_contract._bench import Bench, StoreCase, event, letter, on_store, retry
+from onwhen.testing.store_contract._bench import Bench, StoreCase, event, explained, letter, on_store, retry
 
 __all__ = ["LONG", "OwnershipContract", "shared"]
 
@@ -44,6 +44,7 @@ async def _everything(at: Bench) -> dict[str, Any]:
         "timers": [at.timer("t", at.after(9))],
         "retries": [retry(event("again"))],
         "dead": [letter("d")],
+        "explanation": explained("handled"),
     }
 
 

@@ -21,9 +21,11 @@ from onwhen.engine.partitions import partition_of
 from onwhen.engine.shared import Acquired, Delivered, Fired, Outgoing, PartitionState, Renewed, Token, WorkerState
 from onwhen.engine.store import (
     Accepted,
+    Cell,
     Commit,
     CommitResult,
     DeadLetter,
+    Explanation,
     HistoryEntry,
     LogEntry,
     Position,
@@ -302,6 +304,15 @@ class Connection:
     async def history(self, subject: str) -> AsyncIterator[HistoryEntry]:
         for entry in await self._call("history", partial(_all, self._acts.store.history(subject))):
             yield entry
+
+    async def explanations(self, **asked: str | None) -> AsyncIterator[Explanation]:
+        for explanation in await self._call("explanations", partial(_all, self._acts.store.explanations(**asked))):
+            yield explanation
+
+    async def exchange(self, key: str, expected: bytes | None, new: bytes | None, ttl: float) -> Cell:
+        effect = partial(self._acts.store.exchange, key, expected, new, ttl)
+        result: Cell = await self._call("exchange", effect, writes=True)
+        return result
 
     async def stats(self) -> StoreStats:
         result: StoreStats = await self._call("stats", self._acts.store.stats)

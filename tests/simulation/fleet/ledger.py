@@ -104,6 +104,7 @@ class Ledger:
         self.subjects: dict[str, _Stored] = {}
         self.timers: dict[Key, Timer] = {}
         self.retries: dict[str, Retry] = {}
+        self.were_parked: set[str] = set()
         self.starts: dict[str, int] = {}  # of retries
         self.dead: dict[str, DeadLetter] = {}
         self.ids: dict[str, None] = {}
@@ -341,11 +342,10 @@ class Ledger:
             judge_turn(commit, stored.values, about)
         elif commit.retried is not None:
             retry = self.retries[commit.retried]
-            if retry.parked:
+            if retry.parked or (commit.token is None and retry.key in self.were_parked):
+                # Whoever resumes or skips may have looked before another one did: nobody has promised him to be alone.
                 judge_end_of_parking(commit, retry)
                 return
-            if commit.retries == [retry] and not (commit.write or commit.messages or commit.dead):
-                return  # it was resumed, nobody was told, and it is resumed again: that changes nothing
             self._must_own(commit)
             if moment(time) + skew < retry.due:
                 raise Violation(f"{retry.rule} on {retry.event!r} was run again before {retry.due}")
@@ -409,6 +409,8 @@ class Ledger:
         self._apply_timers(commit)
         for retry in commit.retries:
             self.retries[retry.key] = retry
+            if retry.parked:
+                self.were_parked.add(retry.key)
             self.starts.pop(retry.key, None)
         for letter in commit.dead:
             self.dead[letter.id] = letter

@@ -26,6 +26,7 @@ from onwhen.engine.store import (
     Commit,
     CommitResult,
     DeadLetter,
+    Explanation,
     LogEntry,
     Position,
     Promoted,
@@ -64,6 +65,7 @@ class State:
     delivered: dict[tuple[str, str], datetime] = field(default_factory=dict)
     window: dict[Hashable, Position] = field(default_factory=dict)
     bookmarks: dict[str, str] = field(default_factory=dict)
+    explanations: dict[int, Explanation] = field(default_factory=dict)
     fences: dict[int, int] = field(default_factory=dict)
     token: Token | None = None
     owner: str = ""
@@ -96,6 +98,7 @@ class Partition:
         numbers: gives out numbers that grow, for what is kept in the order set.
         window: how many accepted events and commits are remembered (a count).
         most: how many pending events there may be before no more are accepted (a count).
+        explanations: how many are kept (a count).
         keep: how many earlier states are kept to be set back to (a count).
     """
 
@@ -109,6 +112,7 @@ class Partition:
         numbers: Iterator[int],
         window: int,
         most: int,
+        explanations: int,
         keep: int,
     ) -> None:
         self.state = State()
@@ -120,6 +124,7 @@ class Partition:
         self._numbers = numbers
         self._window = window
         self._most = most
+        self._explanations = explanations
         self._keep = keep
 
     def now(self) -> datetime:
@@ -282,6 +287,10 @@ class Partition:
             state.retries[retry.key] = retry.due, next(self._numbers), retry
         for letter in commit.dead:
             state.dead[letter.id] = next(self._numbers), letter
+        if commit.explanation is not None:
+            state.explanations[next(self._numbers)] = commit.explanation
+            while len(state.explanations) > self._explanations:
+                del state.explanations[next(iter(state.explanations))]
 
     def _send(self, state: State, messages: Iterable[Event]) -> Sequence[Position | None]:
         now, appended = self._now(), list[Position | None]()

@@ -21,9 +21,11 @@ from onwhen.engine.shared import Acquired, Delivered, Fired, Outgoing, Partition
 from onwhen.engine.store import (
     Accepted,
     Answer,
+    Cell,
     Commit,
     CommitResult,
     DeadLetter,
+    Explanation,
     HistoryEntry,
     LogEntry,
     Position,
@@ -35,6 +37,7 @@ from onwhen.engine.store import (
     Timer,
 )
 from onwhen.errors import StoreError
+from onwhen.storage._cells import checked
 from tests.simulation.fleet.partition import Partition
 
 __all__ = ["ModelStore", "Server"]
@@ -50,6 +53,7 @@ class Server:
         window: how many accepted events and commits a partition remembers (a count).
         most: how many pending events a partition may have (a count).
         history: how many commits are kept to be looked at (a count).
+        explanations: how many explanations a partition keeps (a count).
         keep: how many earlier states of a partition are kept to be set back to (a count).
     """
 
@@ -62,6 +66,7 @@ class Server:
         window: int = 10_000,
         most: int = 1 << 40,
         history: int = 0,
+        explanations: int = 1_000,
         keep: int = 0,
     ) -> None:
         self.clock: Clock = SystemClock()
@@ -75,11 +80,13 @@ class Server:
                 numbers=numbers,
                 window=window,
                 most=most,
+                explanations=explanations,
                 keep=keep,
             )
             for number in range(partitions)
         ]
         self.history: deque[HistoryEntry] = deque(maxlen=history)
+        self.cells: dict[str, tuple[bytes, datetime]] = {}  # value, and when it is over
         self._workers: dict[str, tuple[str, datetime]] = {}
         self._listeners: dict[object, Callable[[], None]] = {}
 
@@ -112,6 +119,22 @@ class Server:
             WorkerState(id=id, note=note, expires=(expires - now) / timedelta(seconds=1))
             for id, (note, expires) in sorted(self._workers.items())
         ]
+
+    # -- cells
+
+    def exchange(self, key: str, expected: bytes | None, new: bytes | None, ttl: float) -> Cell:
+        """Put a value in the place of another one; see `Store.exchange`."""
+        checked(key, expected, new, ttl)
+        now = self.partitions[0].now()
+        value, until = self.cells.get(key, (None, now))
+        value = value if until > now else None
+        if value != expected:
+            return Cell(value, now)
+        if new is None:
+            self.cells.pop(key, None)
+        else:
+            self.cells[key] = new, now + timedelta(seconds=ttl)
+        return Cell(new, now)
 
     # -- waiting
 
@@ -231,6 +254,17 @@ class ModelStore:
         for entry in reversed(tuple(self.server.history)):
             if entry.subject == subject:
                 yield entry
+
+    async def explanations(
+        self, *, correlation: str | None = None, subject: str | None = None
+    ) -> AsyncIterator[Explanation]:
+        found = [explanation for part in self._parts for explanation in part.state.explanations.values()]
+        for explanation in sorted(found, key=lambda explanation: explanation.time):
+            if correlation in (None, explanation.correlation) and subject in (None, explanation.subject):
+                yield explanation
+
+    async def exchange(self, key: str, expected: bytes | None, new: bytes | None, ttl: float) -> Cell:
+        return self.server.exchange(key, expected, new, ttl)
 
     async def stats(self) -> StoreStats:
         states = [part.state for part in self._parts]

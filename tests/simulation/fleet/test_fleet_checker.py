@@ -244,3 +244,9 @@ def test_a_server_that_holds_something_else_is_seen(what: str) -> None:
                 checker.conclude(states, ())
             return
     raise AssertionError("in none of these worlds there was anything")
+
+
+@pytest.mark.parametrize("seed", [208661, 253616])
+def test_two_operators_may_end_the_same_parking(seed: int) -> None:
+    """One resumes, and another one, who has looked before, resumes again, or gives up what was resumed."""
+    _check(seed, _lived(seed)[1].story.notes)

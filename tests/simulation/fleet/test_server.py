@@ -10,8 +10,8 @@ from tests.simulation.fleet.server import ModelStore, Server
 class TestModel(SharedStoreContract, StoreContract):
     """The model, on a connection on which nothing goes wrong."""
 
-    def make_store(self, *, partitions: int = 1, dedup_window: int = 100_000, history: int = 0) -> Store:
-        return ModelStore(Server(partitions, window=dedup_window, history=history))
+    def make_store(self, *, partitions: int = 1, dedup_window: int = 100_000, **kept: int) -> Store:
+        return ModelStore(Server(partitions, window=dedup_window, **kept))
 
     def make_again(self, store: Store) -> Store:
         assert isinstance(store, ModelStore)

@@ -15,6 +15,7 @@ from onwhen.engine.partitions import partition_of
 from onwhen.engine.shared import Outgoing
 from onwhen.engine.store import Answer, Commit, DeadLetter, Failure, Position, Retry, SubjectWrite, Timer
 from onwhen.storage.redis import RedisStore, create_redis_storage
+from onwhen.testing.store_contract._bench import explained
 
 __all__ = ["NAMES", "contents", "event", "fill", "opened"]
 
@@ -38,13 +39,17 @@ async def opened(url: str, prefix: str, partitions: int | None = None) -> AsyncI
 
 
 async def fill(store: RedisStore) -> None:
-    """Leave subjects, events, timers, retries, dead letters, messages on their way, bookmarks, history and starts."""
+    """Leave subjects, events, timers, retries, dead letters, messages on their way, and what is kept besides.
+
+    That is bookmarks, history, explanations, starts, and a cell.
+    """
     for number, name in enumerate(NAMES):
         await _handled(store, number, name)
         await _waiting(store, number, name)
     await _on_its_way(store)
     for partition in range(store.partitions):
         await store.append(partition, [], {"inbox": "line 7"})
+    await store.exchange("circuit/tickets.take", None, b"open", 3600.0)
 
 
 async def _handled(store: RedisStore, number: int, name: str) -> None:
@@ -54,7 +59,8 @@ async def _handled(store: RedisStore, number: int, name: str) -> None:
     write = SubjectWrite(
         set={"big": b"9007199254740993", "none": b"[]", "käse": b'"\xc3\xa4"'}, set_ext={"by": b'"ops"'}, schema=3
     )
-    commit = Commit(partition=partition, subject=name, handled=accepted.position, write=write)
+    why = explained(f"done-{number}", f"c{number % 3}", name, time=NOW + timedelta(microseconds=number), body=b"\xc3{}")
+    commit = Commit(partition=partition, subject=name, handled=accepted.position, write=write, explanation=why)
     assert (await store.commit(commit)).answer is Answer.OK
 
 
@@ -154,4 +160,6 @@ async def contents(store: RedisStore) -> dict[str, Any]:
         "retries": sorted(retries, key=lambda pair: pair[0].key),
         "dead": [letter async for letter in store.dead_letters()],
         "history": [entry for name in NAMES async for entry in store.history(name)],
+        "explanations": [explanation async for explanation in store.explanations()],
+        "cell": (await store.exchange("circuit/tickets.take", b"", b"", 1.0)).value,
     }

@@ -19,6 +19,7 @@ from onwhen.storage.redis import RedisStore, create_redis_storage
 from onwhen.storage.redis._connection import Connection, Script
 from onwhen.storage.redis._rights import ON_KEYS, rules
 from onwhen.testing.servers import RedisCluster, RedisServer
+from onwhen.testing.store_contract._bench import explained
 
 HERE = Path(onwhen.storage.redis.__file__).parent
 NOW = datetime.now(UTC)
@@ -100,6 +101,7 @@ async def _use_all_of_it(store: RedisStore) -> None:
         ],
         retries=[retry],
         dead=[letter],
+        explanation=explained("a", subject=near),
     )
     result = await store.commit(commit)
     assert result.answer is Answer.OK
@@ -118,6 +120,9 @@ async def _use_all_of_it(store: RedisStore) -> None:
     assert len([each async for each in store.retries(0)]) == 1
     assert len([each async for each in store.dead_letters()]) == 1
     assert [each async for each in store.history(near)]
+    assert [each async for each in store.explanations(subject=near)]
+    for expected, new in ((None, b"1"), (b"1", b"2"), (b"2", None)):
+        assert (await store.exchange("k", expected, new, 5.0)).value == new
     assert await store.dead_letter("x" * 32) is not None
     assert (await store.stats()).subjects == 1
     assert len(await store.partition_states()) == 2
@@ -177,7 +182,7 @@ async def test_other_keys_are_out_of_reach(server: RedisServer) -> None:
         ("nobody", "'info' command"),
         ("looker", r"refuses: .*'eval' command.*; ACL SETUSER looker resetchannels "),
         ("reader", r"does not allow user 'reader', on keys that start with {desk: XADD, XTRIM\. ACL SETUSER reader "),
-        ("other", r"on keys that start with {desk: DEL, EXISTS, HDEL, HEXISTS, HGET, \.\.\.\. ACL SETUSER other "),
+        ("other", r"on keys that start with {desk: DEL, EXISTS, GET, HDEL, HEXISTS, \.\.\.\. ACL SETUSER other "),
     ],
 )
 async def test_what_is_missing_is_told_when_it_is_opened(server: RedisServer, user: str, message: str) -> None:

@@ -21,8 +21,8 @@ class _OnRedis(StoreContract, SharedStoreContract):
     # While the time stands still nobody can tell in which of two partitions a letter was set aside first.
     test_dead_letters_are_listed_oldest_first = None  # type: ignore[assignment]
 
-    def make_store(self, *, partitions: int = 1, dedup_window: int = 100_000, history: int = 0) -> Store:
-        self.options: dict[str, Any] = {"partitions": partitions, "dedup_window": dedup_window, "history": history}
+    def make_store(self, **options: int) -> Store:
+        self.options: dict[str, Any] = {"partitions": 1, "dedup_window": 100_000} | options
         return TimedStore(self.url, self.prefix, **self.options)
 
     def make_again(self, store: Store) -> Store:

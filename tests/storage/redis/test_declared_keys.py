@@ -33,7 +33,10 @@ async def test_scripts_touch_only_keys_that_they_were_called_with(redis_server: 
                 await store.waiting(partition, ["0" * 32])
                 assert await store.release(partition, f"t{partition}")
             await commit(store, "ticket:1", write=None, cancel_all=True, messages=[event("last", "ticket:1")])
+            assert [each async for each in store.explanations(correlation="c1")]
             await store.discard("dead-1")
+            await store.exchange("k", None, b"1", 60.0)
+            await store.exchange("k", b"1", None, 60.0)
             await store.beat("w", "", 1.0)
             await store.partition_states()
             await contents(store)

@@ -12,6 +12,7 @@ from onwhen.engine.store import Answer, SubjectWrite
 from onwhen.errors import StoreError, StoreFormatError
 from onwhen.storage.redis import RedisStore
 from onwhen.testing.servers import RedisServer
+from onwhen.testing.store_contract._bench import explained
 from tests.storage.redis.clocks import TimedStore
 from tests.storage.redis.stores import LosingConnection, commit, event, opened, set_to
 
@@ -112,22 +113,23 @@ async def test_scripts_are_sent_again_where_they_were_forgotten(
         assert len(await store.read(0, None, 99)) == 5
 
 
-@pytest.mark.parametrize("name", ["log", "names", "due", "timers", "own", "waiting", "retries", "dead", "out", "seen"])
+@pytest.mark.parametrize(
+    "name", ["log", "names", "due", "timers", "own", "waiting", "retries", "dead", "out", "seen", "explained"]
+)
 async def test_a_key_of_somebody_else_is_noticed_before_anything_is_written(
     url: str, key_prefix: str, redis_server: RedisServer, name: str
 ) -> None:
     """A script is not undone half-way; so the commit looks first."""
+    everything = {"write": set_to(b"1"), "messages": [event("1")], "id": "x", "explanation": explained("1")}
     async with opened(url, key_prefix, partitions=1) as store:
         key = f"{{{key_prefix}:p0}}:{name}"
         redis_server.ask("SET", key, "not ours")
         with pytest.raises(StoreError, match=f"{name} in Redis holds something|WRONGTYPE"):
-            await commit(store, version=None, write=set_to(b"1"), messages=[event("1")], id="x")
+            await commit(store, version=None, **everything)
         assert (await store.load("a")).version is None
         redis_server.ask("DEL", key)
         assert await store.read(0, None, 9) == []
-        assert (
-            await commit(store, version=None, write=set_to(b"1"), messages=[event("1")], id="x")
-        ).answer is Answer.OK
+        assert (await commit(store, version=None, **everything)).answer is Answer.OK
 
 
 async def test_a_key_of_somebody_else_is_a_matter_of_format(

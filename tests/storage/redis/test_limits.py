@@ -104,6 +104,7 @@ async def test_a_full_server_is_drained() -> None:
             assert list(await store.renew({0: "t"}, 60.0)) == [0]
             assert (await store.fire(0)).moved == 0
             assert list(await store.beat("w", "", 9.0)) == ["w"]
+            assert (await store.exchange("circuit", None, b"open", 9.0)).value == b"open"
             assert (await commit(store, handled=two.position, token="t")).answer is Answer.OK
             assert await store.release(0, "t")
             server.ask("CONFIG", "SET", "maxmemory", "0")

@@ -38,7 +38,10 @@ async def test_what_is_done_leaves_no_keys(redis_server: RedisServer, key_prefix
         await commit(store, revived=["d"], cancel_all=True)
         await store.discard("e")
         await commit(store, write=SubjectWrite(remove=True))
+        await store.exchange("cell", None, b"1", 60.0)
+        await store.exchange("cell", b"1", None, 60.0)
         await store.release(0, "t")
+        assert keys_of(redis_server, f"{{{key_prefix}:cell:*") == []
         assert accepted.position is not None
         assert _left(redis_server, key_prefix) == {"meta", "log"}
         meta = redis_server.ask("HGETALL", f"{{{key_prefix}:p0}}:meta")

@@ -122,7 +122,7 @@ async def test_workers_go_on_where_they_were(redis_server: RedisServer, key_pref
 def test_every_key_of_a_partition_is_thought_of() -> None:
     """Whoever adds one has to say here what becomes of it."""
     copied = {"log", "starts", "fired", "seen", "window", "bookmarks", "names", "due", "timers", "own", "waiting"}
-    copied |= {"retries", "aside", "dead", "history", "delivered"}
+    copied |= {"retries", "aside", "dead", "history", "delivered", "explained"}
     made_anew = {"meta", "out"}  # what is in the outbox comes into the logs
     assert copied | made_anew == set(FIXED)
 
@@ -356,7 +356,7 @@ async def see_that_it_is_all(server: RedisServer, prefix: str, partitions: int, 
     async with opened(server.url, prefix) as store:
         assert store.partitions == partitions
         assert await contents(store) == held
-    layouts = {key[: key.index("}")].rpartition(":")[2].partition(".")[2] for key in keys_of(server, f"{{{prefix}:*")}
+    layouts = {key[: key.index("}")].rpartition(":")[2].partition(".")[2] for key in keys_of(server, f"{{{prefix}:p*")}
     assert len(layouts) == 1, "what was left of another layout is removed"
     server.ask("FLUSHALL")
 
@@ -539,6 +539,7 @@ class Forgetful(Connection):
         ("HSET", ":retries", "retries"),
         ("ZADD", ":aside", "dead letters"),
         ("XADD", ":history", "history"),
+        ("XADD", ":explained", "explanations"),
         ("HSET", ":bookmarks", "bookmarks"),
     ],
 )

@@ -1,6 +1,7 @@
 """Opening a store in Redis: made once, found by the next, and refused where it is not what was asked for."""
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 
@@ -8,6 +9,7 @@ from onwhen import SystemClock, create_redis_storage
 from onwhen.engine.store import Answer, Commit, SubjectWrite
 from onwhen.errors import SettingError, StoreCorrupt, StoreError, StoreFormatError
 from onwhen.testing.servers import RedisServer
+from onwhen.testing.store_contract._bench import NOON, explained
 from tests.storage.redis.stores import commit, event, opened, set_to
 
 
@@ -165,6 +167,7 @@ async def test_there_are_no_other_partitions(url: str, key_prefix: str) -> None:
         {"partitions": 20_000},
         {"dedup_window": -1},
         {"history": -1},
+        {"explanations": -1},
         {"max_backlog": 0},
         {"key_prefix": ""},
         {"key_prefix": "a{b}"},
@@ -189,7 +192,41 @@ async def test_text_that_utf_8_does_not_have_is_refused(url: str, key_prefix: st
             lambda: commit(store, version=None, write=SubjectWrite(delete=["\ud800"])),
             lambda: commit(store, version=None, revived=["\ud800"]),
             lambda: store.commit(Commit(partition=0, subject="\ud800")),
+            lambda: commit(store, version=None, explanation=explained("1", "\ud800")),
+            lambda: anext(store.explanations(correlation="\ud800")),
+            lambda: anext(store.explanations(subject="\ud800")),
         ):
             with pytest.raises(StoreError, match="cannot be stored"):
                 await call()
         assert (await commit(store, write=set_to(b"1"))).answer is Answer.OK
+
+
+async def test_explanations_stay_when_no_more_are_kept(url: str, key_prefix: str) -> None:
+    """Those of whoever has kept some; with fewer from now on, the latest ones are left when the next one comes."""
+
+    async def explain(number: int) -> None:
+        explanation = explained(f"{number}", time=NOON + timedelta(seconds=number))
+        await commit(store, version=None, id=f"{number}", explanation=explanation)
+
+    async def kept() -> list[str]:
+        return [found.event async for found in store.explanations()]
+
+    async with opened(url, key_prefix, partitions=1, explanations=3) as store:
+        for number in range(5):
+            await explain(number)
+    async with opened(url, key_prefix, explanations=0) as store:
+        await explain(5)
+        assert await kept() == ["2", "3", "4"]
+    async with opened(url, key_prefix, explanations=2) as store:
+        assert await kept() == ["2", "3", "4"]
+        await explain(6)
+        assert await kept() == ["4", "6"]
+
+
+async def test_what_explains_nothing_is_not_sent(redis_server: RedisServer, key_prefix: str) -> None:
+    """A store that keeps no explanations, and a commit that has none, leave no key."""
+    for explanations in (0, 10):
+        async with opened(redis_server.url, key_prefix, partitions=1, explanations=explanations) as store:
+            why = None if explanations else explained("1")
+            assert (await commit(store, id=f"{explanations}", explanation=why)).answer is Answer.OK
+    assert redis_server.ask("EXISTS", f"{{{key_prefix}:p0}}:explained") == 0

@@ -14,6 +14,7 @@ from onwhen.engine.store import Timer
 from onwhen.storage.redis import create_redis_storage
 from onwhen.testing.servers import RedisServer
 from onwhen.testing.store_contract._bench import letter
+from tests.redis_keys import keys_of
 from tests.storage.redis.stores import commit, event, opened
 
 T = TypeVar("T")
@@ -109,3 +110,33 @@ async def test_dead_letters_of_all_partitions_are_in_order(url: str, key_prefix:
         for id in ids:
             await commit(store, f"s{id}", dead=[letter(id)])
         assert [dead.id async for dead in store.dead_letters()] == ids
+
+
+async def test_cells_are_over_by_the_servers_clock(url: str, key_prefix: str, redis_server: RedisServer) -> None:
+    """Not early; and the server removes them by itself, though nobody asks again."""
+    async with opened(url, key_prefix, partitions=1) as store:
+        cell = await store.exchange("k", None, b"1", SOON.total_seconds())
+        await store.exchange("k2", None, b"1", SOON.total_seconds())
+        now = _now(redis_server)
+        assert now - SOON <= cell.time <= now
+        again = await _until(lambda: store.exchange("k", None, b"2", 0.01), lambda found: found.value == b"2")
+        assert again.time - cell.time >= SOON
+
+        async def left() -> list[str]:
+            return keys_of(redis_server, f"{{{key_prefix}:cell:*")
+
+        await _until(left, lambda keys: not keys)
+
+
+async def test_a_cell_of_a_server_whose_clock_was_ahead_is_over(
+    url: str, key_prefix: str, redis_server: RedisServer
+) -> None:
+    """It does not stay for as much longer as that was ahead."""
+    async with opened(url, key_prefix, partitions=1) as store:
+        await store.exchange("k", None, b"1", 60.0)
+        (key,) = keys_of(redis_server, f"{{{key_prefix}:cell:*")
+        over, rest = str(redis_server.ask("GET", key)).split(" ", 1)
+        redis_server.ask("SET", key, f"{int(over) + 30_000_000} {rest}", "KEEPTTL")
+        assert (await store.exchange("k", b"", b"", 60.0)).value == b"1"
+        redis_server.ask("SET", key, f"{int(over) + 3_600_000_000} {rest}", "KEEPTTL")
+        assert (await store.exchange("k", None, b"2", 60.0)).value == b"2"

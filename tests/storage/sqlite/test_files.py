@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from onwhen import SystemClock
+from onwhen.engine.store import Answer
 from onwhen.errors import SettingError, StoreCorrupt, StoreError, StoreFormatError
 from onwhen.storage import create_sqlite_storage
 from onwhen.storage.sqlite import _files, _schema
-from tests.storage.sqlite.sqlites import event, inside, names_in, opened, pending, pragma, run_apart, write
+from onwhen.testing.store_contract._bench import explained
+from tests.storage.sqlite.sqlites import commit, event, inside, names_in, opened, pending, pragma, run_apart, write
 
 
 async def made(path: Path, **options: Any) -> bytes:
@@ -98,6 +100,8 @@ def test_what_names_no_file_is_refused(name: Any) -> None:
         {"dedup_window": 10**30},
         {"history": -1},
         {"history": 1 << 63},
+        {"explanations": -1},
+        {"explanations": 1 << 63},
         {"synchronous": "OFF"},
     ],
 )
@@ -291,10 +295,12 @@ def _with_notes(connection: sqlite3.Connection) -> None:
 async def test_an_older_file_is_brought_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Step by step, when it is opened for writing; what was in it stays."""
     await made(tmp_path / "a.db")
-    steps = [*_schema.STEPS, _with_notes]
+    before, steps = len(_schema.STEPS), [*_schema.STEPS, _with_notes]
     monkeypatch.setattr(_schema, "STEPS", steps)
     monkeypatch.setattr("onwhen.storage.sqlite._files.STEPS", steps)
-    with pytest.raises(StoreFormatError, match="of an older format, 1; open it for writing once to bring it up"):
+    with pytest.raises(
+        StoreFormatError, match=f"of an older format, {before}; open it for writing once to bring it up"
+    ):
         await create_sqlite_storage(tmp_path / "a.db", read_only=True).open(SystemClock())
     for _ in range(2):
         async with opened(tmp_path / "a.db") as store:
@@ -318,5 +324,20 @@ async def test_a_step_that_fails_changes_nothing(tmp_path: Path, monkeypatch: py
         with pytest.raises(StoreError, match="no such table: nowhere"):
             await create_sqlite_storage(tmp_path / "a.db").open(SystemClock())
     async with opened(tmp_path / "a.db") as store:
-        assert await inside(store, pragma("user_version")) == 1
+        assert await inside(store, pragma("user_version")) == len(_schema.STEPS)
+        assert (await store.stats()).subjects == 40
+
+
+async def test_a_file_of_the_first_version_gets_what_came_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cells and explanations; what was in it stays."""
+    with monkeypatch.context() as patch:
+        patch.setattr(_schema, "STEPS", first := _schema.STEPS[:1])
+        patch.setattr("onwhen.storage.sqlite._files.STEPS", first)
+        await made(tmp_path / "a.db")
+    async with opened(tmp_path / "a.db") as store:
+        assert (await store.exchange("k", None, b"1", 60.0)).value == b"1"
+        assert (await commit(store, "s0", explanation=explained("1", subject="s0"))).answer is Answer.OK
+        assert len([found async for found in store.explanations()]) == 1
         assert (await store.stats()).subjects == 40

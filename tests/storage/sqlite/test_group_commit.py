@@ -2,7 +2,9 @@
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from onwhen.errors import StoreCorrupt, StoreError, StoreFull, StoreInUse
 from onwhen.storage import SqliteStore
 from onwhen.storage.sqlite import _database
 from onwhen.storage.sqlite._database import Database
-from tests.storage.sqlite.sqlites import commit, event, inside, opened, pending, write
+from onwhen.testing.store_contract._bench import explained
+from tests.storage.sqlite.sqlites import NOON, commit, event, inside, opened, pending, write
 
 
 async def statements(store: SqliteStore) -> list[str]:
@@ -91,6 +94,30 @@ async def test_what_cannot_be_stored_fails_alone(tmp_path: Path, bad: SubjectWri
         assert all(answer[0].is_new for answer in found)
         assert await pending(store) == [f"{n}" for n in range(20)]
         assert (await store.load("b")).version is None
+
+
+async def test_explanations_are_counted_right_if_their_transaction_fails(tmp_path: Path) -> None:
+    """It is done again without what has failed, and as many are kept as before."""
+
+    def broken(database: Database) -> None:
+        raise ZeroDivisionError
+
+    async with opened(tmp_path / "a.db", explanations=2) as store:
+        worker = store._worker
+        assert worker is not None
+        for number in range(5):
+            explanation = explained(f"{number}", time=NOON + timedelta(seconds=number))
+            gate = threading.Event()
+            waiting = worker.ask(
+                lambda database, gate=gate: gate.wait(60), writes=False
+            )  # what comes is taken together
+            explaining = asyncio.ensure_future(commit(store, version=None, id=f"{number}", explanation=explanation))
+            await asyncio.sleep(0)
+            spoiled = worker.ask(broken, writes=True)
+            gate.set()
+            await answers(waiting, explaining, spoiled)
+            kept = [found.event async for found in store.explanations()]
+            assert kept == [f"{n}" for n in range(max(0, number - 1), number + 1)]
 
 
 async def test_one_that_fails_while_it_is_stored_does_not_undo_the_others(tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from onwhen.engine.store import Commit, DeadLetter, Failure, Retry, SubjectWrite, Timer
 from onwhen.storage import SqliteStore
+from onwhen.testing.store_contract._bench import explained
 from tests.storage.sqlite.sqlites import NOON, event, inside, opened
 
 TABLES = ("log", "accepted", "bookmarks", "subjects", "properties", "timers", "retries", "dead", "history")
+TABLES = (*TABLES, "cells", "explanations")
 COUNTS = ("SELECT count(*)",)  # nothing but reading a table, or an index of it, counts its rows
 
 
@@ -40,6 +42,7 @@ async def use_everything(store: SqliteStore) -> None:
             cancelled=["none"],
             retries=[retry],
             dead=letters,
+            explanation=explained("1"),
         )
     )
     await store.starting(0, {retry.key: 1})
@@ -51,6 +54,12 @@ async def use_everything(store: SqliteStore) -> None:
     second = await store.commit(
         Commit(partition=0, subject="a", version=first.version, retried=retry.key, revived=["d1"], id="c", write=many)
     )
+    explanation = explained("2", time=NOON)
+    await store.commit(Commit(partition=0, subject="a", version=second.version, id="e", explanation=explanation))
+    for asked in ({}, {"correlation": "c"}, {"subject": "a"}, {"correlation": "c", "subject": "a"}):
+        assert len([found async for found in store.explanations(**asked)]) == 1
+    for expected, new in ((None, b"1"), (b"1", b"2"), (b"2", None)):
+        assert (await store.exchange("k", expected, new, 60.0)).value == new
     assert len((await store.promote(0, None)).entries) == 1
     await store.commit(Commit(partition=0, subject="a", version=0, handled=accepted[1].position))
     assert await store.discard("d2")
@@ -68,7 +77,7 @@ async def use_everything(store: SqliteStore) -> None:
 async def test_every_statement_finds_its_rows_by_an_index(tmp_path: Path) -> None:
     """In the words of SQLite: it searches, and does not scan; nor does it sort what an index has in order."""
     seen: list[str] = []
-    async with opened(tmp_path / "a.db", history=1, dedup_window=3) as store:
+    async with opened(tmp_path / "a.db", history=1, explanations=1, dedup_window=3) as store:
         await inside(store, lambda database: database._connection.set_trace_callback(seen.append))
         await use_everything(store)
         await inside(store, lambda database: database._connection.set_trace_callback(None))

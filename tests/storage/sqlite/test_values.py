@@ -11,6 +11,7 @@ from onwhen import Event
 from onwhen.engine.store import DeadLetter, Failure, Retry, SubjectWrite, Timer
 from onwhen.storage._encoding import micros, moment
 from onwhen.storage.sqlite import _listing
+from onwhen.testing.store_contract._bench import explained
 from tests.storage.sqlite.sqlites import NOON, commit, event, inside, opened, pending, write
 
 BIG = 2**200
@@ -200,3 +201,25 @@ async def test_a_history_stays_when_no_more_is_kept(tmp_path: Path) -> None:
         kept = [entry.write.set["n"] async for entry in store.history("a") if entry.write is not None]
         assert kept == [b"10", b"4"]
         assert await pending(store) == []
+
+
+async def test_explanations_stay_when_no_more_are_kept(tmp_path: Path) -> None:
+    """Those of whoever has kept some; with fewer from now on, the latest ones are left when the next one comes."""
+
+    async def explain(number: int) -> None:
+        explanation = explained(f"{number}", time=NOON + timedelta(seconds=number))
+        await commit(store, version=None, id=f"{number}", explanation=explanation)
+
+    async def kept() -> list[str]:
+        return [found.event async for found in store.explanations()]
+
+    async with opened(tmp_path / "a.db", explanations=3) as store:
+        for number in range(5):
+            await explain(number)
+    async with opened(tmp_path / "a.db", explanations=0) as store:
+        await explain(5)
+        assert await kept() == ["2", "3", "4"]
+    async with opened(tmp_path / "a.db", explanations=2) as store:
+        assert await kept() == ["2", "3", "4"]
+        await explain(6)
+        assert await kept() == ["4", "6"]

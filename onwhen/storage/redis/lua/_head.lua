@@ -1,9 +1,9 @@
 -- What all scripts of a partition begin with: its keys, the time, order numbers, and who may go on.
--- KEYS 1 to 18 are those of `PartitionKeys.fixed`. No script reads what users wrote; it only moves it about.
+-- KEYS 1 to 19 are those of `PartitionKeys.fixed`. No script reads what users wrote; it only moves it about.
 local call, format, floor = redis.call, string.format, math.floor
 local META, LOG, STARTS, FIRED, SEEN, WINDOW, MARKS, NAMES, AGENDA, TIMERS, OWN, WAITING, RETRIES, SHELF, DEAD, OUT,
-  HISTORY, DELIVERED = unpack(KEYS, 1, 18)
-local FIXED, CHUNK = 18, 4000 -- words that one command gets: unpack fails at 8,000
+  HISTORY, DELIVERED, EXPLAINED = unpack(KEYS, 1, 19)
+local FIXED, CHUNK = 19, 4000 -- words that one command gets: unpack fails at 8,000
 
 local now, text_of_now -- microseconds since the epoch, of this call
 local last, is_moved -- the order number that was given last, and whether this call has given one

@@ -9,11 +9,12 @@ local NAME = #META - 1 -- where in the key of a subject its name begins
 local function rare()
   local WIDTHS = { -- the parts of a commit beyond properties that are set, and how many words each of their items has
     unset = 1, post = 2, cancel = 1, cancel_all = 1, timer = 4, retry = 4, dead = 2, history = 1,
+    explain = 5,
   }
   local TYPES = {
     { LOG, 'stream' }, { FIRED, 'zset' }, { SEEN, 'hash' }, { WINDOW, 'list' }, { NAMES, 'zset' }, { AGENDA, 'zset' },
     { TIMERS, 'hash' }, { OWN, 'zset' }, { WAITING, 'zset' }, { RETRIES, 'hash' }, { SHELF, 'zset' }, { DEAD, 'hash' },
-    { OUT, 'stream' }, { HISTORY, 'stream' }, { STARTS, 'hash' },
+    { OUT, 'stream' }, { HISTORY, 'stream' }, { STARTS, 'hash' }, { EXPLAINED, 'stream' },
   }
 
   -- A script is not undone when one of its commands fails, so whatever could fail is looked at before the first write.
@@ -98,6 +99,11 @@ local function rare()
       end
     end,
     history = function() end, -- stored before anything is taken away
+    explain = function(subject, i)
+      local id = format('%.0f', number()) .. '-' .. ARGV[4]
+      call('XADD', EXPLAINED, 'MAXLEN', '=', ARGV[i], id, 's', ARGV[i + 1], 'c', ARGV[i + 2], 'x', ARGV[i + 3],
+        'b', ARGV[i + 4])
+    end,
   }
 
   -- What a commit was about, before it takes that away.

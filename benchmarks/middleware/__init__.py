@@ -1,0 +1,1 @@
+"""What each middleware costs: `python -m benchmarks.middleware`."""

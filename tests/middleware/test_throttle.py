@@ -1,0 +1,238 @@
+"""Throttle: how often a rule is run on a subject, what becomes of the rest, and that a restart changes nothing."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onwhen import Context, EventBus, RetryPolicy, RuleSet, Subject, VirtualClock, changed, create_memory_storage
+from onwhen.errors import MiddlewareError, RuleDefinitionError
+from onwhen.middleware import Throttle
+from tests.middleware.places import NOON, SECOND, Place, place_of, timers
+
+
+class Lamp(Subject, prefix="lamp:"):
+    n: int = 0
+    seen: list[Any] = []
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    return place_of(request.param, tmp_path)
+
+
+def blinking(throttle: Throttle, **options: Any) -> RuleSet:
+    rules = RuleSet("lamps", subject=Lamp)
+
+    @rules.on("pressed", middleware=[throttle], **options)
+    def blink(ctx: Context[Lamp]) -> None:
+        ctx.subject.seen.append(ctx.payload)
+
+    return rules
+
+
+async def seen(bus: EventBus, subject: str = "lamp:1") -> Any:
+    return (await bus.read(subject)).get("seen")
+
+
+async def test_a_rule_is_run_once_in_an_interval(place: Place) -> None:
+    """The first event at once; what comes too early is stopped, and the outcome says so."""
+    async with place.bus(blinking(Throttle(10))) as bus:
+        statuses = []
+        for number in range(5):
+            (run,) = (await bus.emit("pressed", "lamp:1", number)).runs
+            statuses.append((run.status, run.stopped_by))
+            await bus.advance(5 * SECOND)
+        assert statuses == [("fired", ""), ("stopped", "Throttle")] * 2 + [("fired", "")]
+        assert await seen(bus) == [0, 2, 4]
+
+
+async def test_the_interval_ends_exactly_when_it_is_over(place: Place) -> None:
+    """Not a microsecond before."""
+    async with place.bus(blinking(Throttle(timedelta(seconds=10)))) as bus:
+        await bus.emit("pressed", "lamp:1", "a")
+        await bus.advance(10 * SECOND - timedelta(microseconds=1))
+        await bus.emit("pressed", "lamp:1", "b")
+        await bus.advance(timedelta(microseconds=1))
+        await bus.emit("pressed", "lamp:1", "c")
+        assert await seen(bus) == ["a", "c"]
+
+
+async def test_each_subject_has_its_own_intervals_and_each_key_of_one(place: Place) -> None:
+    """A key that is over is forgotten."""
+    throttle = Throttle(10, key=lambda ctx: ctx.payload["button"])
+    async with place.bus(blinking(throttle)) as bus:
+        for subject in ("lamp:1", "lamp:2"):
+            for button in ("a", "b", "a"):
+                await bus.emit("pressed", subject, {"button": button})
+            assert [press["button"] for press in await seen(bus, subject)] == ["a", "b"]
+        await bus.advance(60 * SECOND)
+        await bus.emit("pressed", "lamp:1", {"button": "c"})
+        assert list((await bus.read("lamp:1")).ext["onwhen.throttle/lamps.blink"]) == ["c"]
+
+
+async def test_a_restart_changes_nothing(place: Place) -> None:
+    """The moment is stored with what the rule did."""
+    throttle = Throttle(10, trailing=True)
+    async with place.bus(blinking(throttle)) as bus:
+        await bus.emit("pressed", "lamp:1", 1)
+    async with place.bus(blinking(throttle)) as bus:
+        await bus.emit("pressed", "lamp:1", 2)
+        assert await seen(bus) == [1]
+    async with place.bus(blinking(throttle)) as bus:
+        await bus.advance(10 * SECOND)
+        assert await seen(bus) == [1, 2]
+        await bus.emit("pressed", "lamp:1", 3)
+        assert await seen(bus) == [1, 2]
+
+
+async def test_the_last_event_of_an_interval_may_be_run_when_it_ends(place: Place) -> None:
+    """Once; then the next interval begins, and nothing is left when it is over."""
+    async with place.bus(blinking(Throttle(10, trailing=True))) as bus:
+        for number in range(4):
+            await bus.emit("pressed", "lamp:1", number)
+            await bus.advance(SECOND)
+        (timer,) = await timers(bus, "lamp:1")
+        assert timer.due == NOON + 10 * SECOND
+        await bus.advance(6 * SECOND)
+        assert await seen(bus) == [0, 3]
+        await bus.emit("pressed", "lamp:1", 4)
+        await bus.advance(30 * SECOND)
+        assert await seen(bus) == [0, 3, 4]
+        assert await timers(bus, "lamp:1") == []
+
+
+async def test_a_later_event_takes_the_place_of_one_whose_timer_is_late(place: Place) -> None:
+    """That one is not run any more: it is not the last."""
+    async with place.bus(blinking(Throttle(10, trailing=True))) as bus:
+        await bus.emit("pressed", "lamp:1", 0)
+        await bus.emit("pressed", "lamp:1", 1)
+        place.clock.advance(60 * SECOND)  # nobody looks for timers meanwhile
+        await bus.emit("pressed", "lamp:1", 2)
+        assert await timers(bus, "lamp:1") == []
+        await bus.advance(60 * SECOND)
+        assert await seen(bus) == [0, 2]
+
+
+async def test_a_run_that_fails_does_not_count(place: Place) -> None:
+    """So its retry is run, and an event after it as well."""
+    calls: list[Any] = []
+    rules = RuleSet("lamps", subject=Lamp)
+
+    @rules.on("pressed", middleware=[Throttle(3600)], retry=RetryPolicy(attempts=3, delay=SECOND, jitter=0))
+    def shaky(ctx: Context[Lamp]) -> None:
+        calls.append(ctx.attempt)
+        if ctx.attempt < 3:
+            raise OSError
+
+    async with place.bus(rules) as bus:
+        await bus.emit("pressed", "lamp:1")
+        await bus.advance(60 * SECOND)
+        assert calls == [1, 2, 3]
+        assert (await bus.emit("pressed", "lamp:1")).runs[0].status == "stopped"
+
+
+async def test_a_rule_that_was_stopped_further_in_has_not_run(place: Place) -> None:
+    """The next event is let through."""
+
+    async def guard(ctx: Context[Lamp], next: Any) -> None:
+        if ctx.payload != "closed":
+            await next()
+
+    rules = RuleSet("lamps", subject=Lamp)
+    rules.on("pressed", name="blink", middleware=[Throttle(10), guard])(lambda ctx: None)
+    async with place.bus(rules) as bus:
+        assert (await bus.emit("pressed", "lamp:1", "closed")).runs[0].stopped_by == "guard"
+        assert (await bus.emit("pressed", "lamp:1", "open")).runs[0].status == "fired"
+
+
+async def test_deleting_the_subject_forgets_it(place: Place) -> None:
+    """With its timer; also where the rule itself deletes it."""
+    rules = blinking(Throttle(10, trailing=True))
+    rules.on("gone", name="delete", middleware=[Throttle(10)])(lambda ctx: ctx.subject.flush())
+    async with place.bus(rules) as bus:
+        await bus.emit("pressed", "lamp:1", 1)
+        await bus.emit("pressed", "lamp:1", 2)
+        await bus.emit("gone", "lamp:1")
+        assert [record.name async for record in bus.store.subjects()] == []
+        assert await timers(bus, "lamp:1") == []
+        assert (await bus.emit("pressed", "lamp:1", 3)).runs[0].status == "fired"
+
+
+async def test_reactions_can_be_throttled(place: Place) -> None:
+    """The last one is run on the change as it was."""
+    rules = RuleSet("lamps", subject=Lamp)
+    rules.on("pressed", name="count")(lambda ctx: ctx.subject.set("n", lambda n: n + 1))
+
+    @rules.on(changed("n"), middleware=[Throttle(10, trailing=True)])
+    def tell(ctx: Context[Lamp]) -> None:
+        ctx.subject.seen.append((ctx.old_value, ctx.new_value))
+
+    async with place.bus(rules) as bus:
+        for _ in range(4):
+            await bus.emit("pressed", "lamp:1")
+        await bus.advance(20 * SECOND)
+        assert await seen(bus) == [[0, 1], [3, 4]]
+
+
+async def test_a_clock_that_was_put_back_stops_a_rule_for_an_interval_at_most(place: Place) -> None:
+    """Not until the time is again what it was."""
+    async with place.bus(blinking(Throttle(10))) as bus:
+        await bus.advance(timedelta(days=1))
+        await bus.emit("pressed", "lamp:1", 1)
+    place.clock = VirtualClock(NOON)
+    async with place.bus(blinking(Throttle(10))) as bus:
+        await bus.emit("pressed", "lamp:1", 2)
+        assert await seen(bus) == [1, 2]
+
+
+@settings(max_examples=60, deadline=None)
+@given(pauses=st.lists(st.integers(0, 15), max_size=25), trailing=st.booleans())
+async def test_runs_are_an_interval_apart_and_the_last_event_is_not_lost(pauses: Sequence[int], trailing: bool) -> None:
+    """Whatever the events: never two runs within the interval; with `trailing` the last event is run in the end."""
+    ran: list[tuple[float, int]] = []
+    rules = RuleSet("lamps", subject=Lamp)
+
+    @rules.on("pressed", middleware=[Throttle(10, trailing=trailing)])
+    def blink(ctx: Context[Lamp]) -> None:
+        ran.append(((ctx.now - NOON).total_seconds(), ctx.payload))
+
+    async with EventBus(rules, store=create_memory_storage(), clock=VirtualClock(NOON)) as bus:
+        for number, pause in enumerate(pauses):
+            await bus.emit("pressed", "lamp:1", number)
+            await bus.advance(pause * SECOND)
+        await bus.advance(30 * SECOND)
+        times, numbers = [time for time, _ in ran], [number for _, number in ran]
+        assert all(later - earlier >= 10 for earlier, later in pairwise(times))
+        assert numbers == sorted(set(numbers))
+        if pauses:
+            assert numbers[0] == 0
+            assert not trailing or numbers[-1] == len(pauses) - 1
+        assert [timer async for timer in bus.store.timers()] == []
+
+
+async def test_around_events_it_is_refused() -> None:
+    """It is for rules."""
+    bus = EventBus(blinking(Throttle(1)), store=create_memory_storage())
+    bus.use(Throttle(1), scope="event")
+    async with bus:
+        assert isinstance((await bus.emit("pressed", "lamp:1")).error, MiddlewareError)
+
+
+async def test_a_key_has_to_be_a_text(place: Place) -> None:
+    """Anything else fails the rule, with what to do."""
+    async with place.bus(blinking(Throttle(1, key=lambda ctx: 3))) as bus:  # type: ignore[arg-type, return-value]
+        (run,) = (await bus.emit("pressed", "lamp:1")).runs
+        assert "Throttle: key has returned 3" in str(run.error)
+
+
+@pytest.mark.parametrize(("per", "key"), [(0, None), ("1s", None), (None, None), (1, "button")])
+def test_options_are_checked_when_it_is_made(per: Any, key: Any) -> None:
+    """With the name of the one that is wrong."""
+    with pytest.raises(RuleDefinitionError, match=r"Throttle: (per|key)="):
+        Throttle(per, key=key)
