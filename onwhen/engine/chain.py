@@ -90,7 +90,7 @@ class Next:
         if self._rest is None:
             self._before = dict(ctx._metadata or ()), ctx._stamps
         else:
-            ctx._error, ctx._stopped_by = None, ""
+            ctx._error, ctx._stopped_by, ctx._handled_by = None, "", ""
             metadata, ctx._stamps = self._before
             ctx._metadata = dict(metadata)
         self._may_repeat = False
@@ -199,5 +199,7 @@ def _link(middleware: Middleware, inner: Call) -> Call:
             raise
         if not next.finished():
             ctx._stopped_by = name
+        elif ctx._error is not None and not ctx._handled_by:
+            ctx._handled_by = name
 
     return call

@@ -75,6 +75,7 @@ class Context(msgspec.Struct, Generic[S], eq=False):
     _metadata: dict[str, Any] | None = None
     _stamps: dict[str, str] | None = None
     _stopped_by: str = ""
+    _handled_by: str = ""
     _error: BaseException | None = None
     _is_over: bool = False
 

@@ -52,6 +52,7 @@ class RuleRun(msgspec.Struct):
         stopped_by: name of the middleware that did not go on.
         error: what was raised.
         handled: a middleware caught the error and went on; nothing is retried.
+        handled_by: name of that middleware.
         changes: what it changed of its subject, in order.
         messages: what it sent.
         timers: what it set to be sent later.
@@ -73,6 +74,7 @@ class RuleRun(msgspec.Struct):
     stopped_by: str = ""
     error: BaseException | None = None
     handled: bool = False
+    handled_by: str = ""
     changes: tuple[Change, ...] = ()
     messages: tuple[Event, ...] = ()
     timers: tuple[Timer, ...] = ()

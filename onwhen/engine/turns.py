@@ -239,10 +239,13 @@ class Turn(Effects, kw_only=True):
                     run.status, run.error = "failed", error
                     if ends_the_turn(error):
                         raise
+                    if isinstance(ctx._error, KeyboardInterrupt | SystemExit):
+                        raise ctx._error from error  # nor can it make another error of it
                     self._failed(match, ctx, run, mark, error)
                 else:
                     if ctx._error is not None:
                         run.status, run.error, run.handled = "failed", ctx._error, True
+                        run.handled_by = ctx._handled_by
                         self._note_failure(match, ctx, run)
                     elif ctx._stopped_by:
                         run.status, run.stopped_by = "stopped", ctx._stopped_by
@@ -316,6 +319,8 @@ class Turn(Effects, kw_only=True):
         """Undo what a run did that has raised, and plan what is to become of it."""
         if isinstance(error, Postponed):
             run.status = "postponed"
+        elif isinstance(error, RuleTimeout) and error.__cause__ and isinstance(ctx._error, asyncio.CancelledError):
+            ctx._error = error  # that was how it ended the rule, and nobody has swallowed it
         self._undo_failed(ctx, mark, error)
         self._note_failure(match, ctx, run)
         event, policy = self._event_of(ctx._occurrence, error, match.rule.retry or self.bus.limits.retry)

@@ -15,7 +15,8 @@ class Run:
     """Stands in for a context: a chain only notes on it who stopped it."""
 
     def __init__(self) -> None:
-        self._stopped_by = ""
+        self._stopped_by = self._handled_by = ""
+        self._error: BaseException | None = None
         self.steps: list[str] = []
 
 

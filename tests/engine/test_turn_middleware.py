@@ -123,6 +123,7 @@ def test_an_error_may_be_swallowed(broken: RuleSet) -> None:
     turn = run(begin(broken, swallowing))
     (only,) = turn.outcome().runs
     assert (only.status, only.handled, repr(only.error)) == ("failed", True, "ValueError('broken')")
+    assert only.handled_by == "swallowing"
     assert kept(turn) == ({"tags": b'["a","before","after"]'}, ["error"])
     commit = committed(turn)
     assert (list(commit.retries), list(commit.dead)) == ([], [])
@@ -400,9 +401,8 @@ def test_an_attempt_that_ended_the_program_cannot_be_tried_again(rules: RuleSet)
     def ctrl_c(ctx: Any) -> None:
         raise KeyboardInterrupt
 
-    turn = run(begin(rules, persistent, translates, event=Event("other", "thing:1")))
-    (only,) = turn.outcome().runs
-    assert isinstance(only.error, MiddlewareError)
+    with pytest.raises(KeyboardInterrupt):
+        run(begin(rules, persistent, translates, event=Event("other", "thing:1")))
 
 
 def test_what_middleware_does_about_an_error_has_to_be_valid(broken: RuleSet) -> None:
@@ -421,12 +421,47 @@ def test_what_middleware_does_about_an_error_has_to_be_valid(broken: RuleSet) ->
     assert kept(turn) == ({}, ["after"])
 
 
-def test_no_middleware_keeps_the_program_from_ending(rules: RuleSet) -> None:
-    """Not even one that swallows everything."""
+def test_it_is_the_innermost_that_has_dealt_with_an_error(broken: RuleSet) -> None:
+    """Those further out have not seen it."""
+
+    async def outer(ctx: Any, next: Next) -> None:
+        await next()
+
+    (only,) = run(begin(broken, outer, swallowing, outer)).outcome().runs
+    assert only.handled_by == "swallowing"
+
+
+async def test_what_middleware_does_about_a_time_out_is_kept(rules: RuleSet) -> None:
+    """It sees a cancellation; that is how a rule ends that takes too long, so it is the rule's own failure."""
+
+    async def noticing(ctx: Context[Thing], next: Next) -> None:
+        try:
+            await next()
+        except BaseException:
+            ctx.emit("noticed")
+            raise
+
+    @rules.on("slow", timeout=0.001)
+    async def slow(ctx: Context[Thing]) -> None:
+        ctx.emit("never")
+        await asyncio.sleep(60)
+
+    turn = begin(rules, noticing, event=Event("slow", "thing:1"))
+    await turn.run()
+    (only,) = turn.outcome().runs
+    assert isinstance(only.error, RuleTimeout)
+    assert kept(turn)[1] == ["noticed"]
+
+
+@pytest.mark.parametrize("instead", [None, ValueError])
+def test_no_middleware_keeps_the_program_from_ending(rules: RuleSet, instead: type[Exception] | None) -> None:
+    """Neither one that swallows everything, nor one that makes other errors of it."""
 
     async def swallows_all(ctx: Any, next: Next) -> None:
         with suppress(BaseException):
             await next()
+        if instead is not None:
+            raise instead
 
     @rules.on("go")
     def ctrl_c(ctx: Any) -> None:
