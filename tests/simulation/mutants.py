@@ -241,7 +241,7 @@ MUTANTS: Final = (
     Mutant(
         "what a failed rule did is kept",
         "onwhen/engine/turns.py",
-        [("        self.state.rollback(mark)\n\n    def _keep", "\n    def _keep")],
+        [("        self.state.rollback(mark)\n\n    def _note_failure", "\n    def _note_failure")],
     ),
     Mutant(
         "ids of messages are counted, not derived",

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from onwhen.engine.clock import Clock
 from onwhen.engine.events import Event
 from onwhen.engine.partitions import partition_of
+from onwhen.engine.promise import Promise
 from onwhen.engine.shared import Acquired, Delivered, Fired, Outgoing, PartitionState, Renewed, Token, WorkerState
 from onwhen.engine.store import (
     Accepted,
@@ -260,7 +261,22 @@ class Connection:
         result: SubjectRecord = await self._call("load", effect, (partition_of(subject, self.partitions),))
         return result
 
-    async def commit(self, commit: Commit) -> CommitResult:
+    def commit(self, commit: Commit) -> Promise[CommitResult]:
+        """Answer in the moment in which the answer comes, as the store on Redis does."""
+        promise: Promise[CommitResult] = Promise()
+
+        def answered(call: asyncio.Task[CommitResult]) -> None:
+            if call.cancelled():
+                promise.fail(asyncio.CancelledError())
+            elif (error := call.exception()) is not None:
+                promise.fail(error)
+            else:
+                promise.keep(call.result())
+
+        self._loop.create_task(self._commit(commit)).add_done_callback(answered)
+        return promise
+
+    async def _commit(self, commit: Commit) -> CommitResult:
         for event in commit.messages:
             event.detach()
         for timer in commit.timers:
