@@ -259,11 +259,17 @@ class Bag:
         to_delete: list[str] = []
         if not self._own:
             return to_set, to_delete
+        stored, texts, live = self.stored, self.texts, self.live
         for name, is_own in self._own.items():
             if not is_own:
-                if name in self.stored:
+                if name in stored:
                     to_delete.append(name)
-            elif (text := self._text(name)) != self.stored.get(name):
+                continue
+            if name in live and name not in texts:
+                text = self.codec.encode(self.subject, name, live[name])
+            else:
+                text = self._text(name)
+            if text != stored.get(name):
                 to_set[name] = text
         return to_set, to_delete
 

@@ -161,6 +161,7 @@ class Dispatcher(Generic[_W]):
         self._is_ending = False
         self._is_alone = False
         self._is_halted = False
+        self._is_called = False
         self._started = 0
         self._since = 0.0
         self._starter = EagerStarter(loop)
@@ -434,7 +435,7 @@ class Dispatcher(Generic[_W]):
     def finish(self, subject: str) -> None:
         """Note that the work on a subject is done whose handling has returned `LATER`."""
         self._leave_room()
-        self._finish(self._lanes[subject])
+        self._end(self._lanes[subject])
 
     def again(self, subject: str) -> None:
         """Do the work on a subject once more whose handling has returned `LATER`."""
@@ -442,7 +443,19 @@ class Dispatcher(Generic[_W]):
         assert lane.active is not None
         self._leave_room()
         lane.put_urgent(lane.active, first=True)
-        self._finish(lane)
+        self._end(lane)
+
+    def _end(self, lane: _Lane[_W]) -> None:
+        """End what was `LATER`; many such ends come at once, so what is ready then is begun a moment later, together."""
+        self._set_free(lane)
+        if self._ready and not self._is_called:
+            self._is_called = True
+            self._loop.call_soon(self._called)
+
+    def _called(self) -> None:
+        self._is_called = False
+        self.pump()
+        self._wake_idle()
 
     def ready(self) -> int:
         """Return how many subjects have something that is ready to be begun (a count)."""
@@ -454,14 +467,17 @@ class Dispatcher(Generic[_W]):
             self._room.leave()
 
     def _finish(self, lane: _Lane[_W]) -> None:
+        self._set_free(lane)
+        if self._ready:
+            self.pump()
+
+    def _set_free(self, lane: _Lane[_W]) -> None:
         lane.active = None
         self._active -= 1
         if lane.work or lane.urgent or lane.holds:
             self._set_off(lane)
         else:
             del self._lanes[lane.name]
-        if self._ready:
-            self.pump()
         if self._idle:  # also if something is ready: it is not begun any more after `halt`
             self._wake_idle()
 

@@ -155,7 +155,7 @@ class TypedCodec:
 
     def encode(self, subject: str, name: str, value: Any) -> bytes:
         """Return the JSON text of a value."""
-        field = self._field(subject, name)
+        field = self.fields.get(name) or self._field(subject, name)
         if field.plain and _is_simple(value):
             return values.encode(value)
         from pydantic_core import PydanticSerializationError

@@ -26,6 +26,7 @@ Operation: TypeAlias = tuple[str, str, Any, bool, Mapping[str, Any] | None]
 
 
 _UNCHANGED: Final = SubjectWrite()
+_ATOMS: Final = values.ATOMS
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -85,16 +86,18 @@ class State:
         """Set a property; return the new and the old value (ABSENT if there was none)."""
         if extra is not None:
             extra = self._checked(name, extra)
-        if self.operations is not None and callable(value):
-            self.collect()  # what was changed in place before is asked for before, if all is to be asked again
-        bag = self.properties
-        new, old = bag.write(name, _called(bag, name, value) if callable(value) else value)
+        bag, asked = self.properties, value
+        if value.__class__ not in _ATOMS and callable(value):
+            if self.operations is not None:
+                self.collect()  # what was changed in place before is asked for before, if all is to be asked again
+            value = _called(bag, name, value)
+        new, old = bag.write(name, value)
         if new is not old:
-            kept = old if old.__class__ in values.ATOMS else self._kept(name, old)
-            now = new if new.__class__ in values.ATOMS else self._kept(name, new)
+            kept = old if old.__class__ in _ATOMS else self._kept(name, old)
+            now = new if new.__class__ in _ATOMS else self._kept(name, new)
             self.log.append(Change(name, kept, now, "changed", muted, extra))
         if self.operations is not None:
-            self.operations.append(("set", name, value if callable(value) else new, muted, extra))
+            self.operations.append(("set", name, asked if callable(asked) else new, muted, extra))
         return new, old
 
     def delete(self, name: str, muted: bool = False, extra: Mapping[str, Any] | None = None) -> Any:
