@@ -21,6 +21,7 @@ from onwhen.engine.context import Context
 from onwhen.engine.events import DEFAULT_SOURCE, Event
 from onwhen.engine.handlers import Handlers, handlers_of
 from onwhen.engine.limits import Limits
+from onwhen.engine.nesting import record, running
 from onwhen.engine.outcomes import Outcome, Receipt
 from onwhen.engine.parking import Parking
 from onwhen.engine.pipeline import Pipeline
@@ -104,6 +105,13 @@ class EventBus:
         of these ids, or globs of such: `only=["tickets.escalate", "billing.*"]`.
         """
         self.rulebook.use(middleware, scope, only)
+        self._introduce(middleware)
+
+    def _introduce(self, *middleware: Middleware) -> None:
+        """Tell middleware whose it is, if it wants to know: some has to see what no chain shows."""
+        for one in middleware:
+            if (watch := getattr(one, "watch", None)) is not None:
+                watch(self)
 
     def handlers(self) -> Handlers:
         """Return decorators and `emit` for modules whose rules belong to this bus alone.
@@ -129,6 +137,7 @@ class EventBus:
         """Return another bus with the same rules, middleware and limits over another store."""
         twin = EventBus(store=store, clock=clock, limits=self.limits, source=self.source)
         twin.rulebook = self.rulebook.copy()
+        twin._introduce(*{*twin.rulebook.around("event"), *twin.rulebook.around("rule")})
         return twin
 
     # -- emitting
@@ -177,10 +186,10 @@ class EventBus:
         """
         if isinstance(event, Event):
             _check_alone("emit", subject, data, id, time, extensions)
-        if RUNNING.get() is not None and (ctx := self._running()) is not None:
+        if RUNNING.get() is not None and (ctx := running(self.rulebook.family)) is not None:
             if bookmark is not None:
                 raise TypeError("emit: a bookmark belongs to what is read from outside, not to what a turn sends")
-            return self._record(ctx, event, subject, data, extensions)
+            return record(ctx, event, subject, data, extensions)
         now = None if isinstance(event, Event) else self.clock.now()
         event = self._event(event, subject, data, id, time or now, extensions)
         receipt, cascade = Receipt(event), Cascade()
@@ -238,38 +247,9 @@ class EventBus:
             event.check_size(self.limits.max_event_bytes)
         return event
 
-    def _record(
-        self,
-        ctx: Context[Any],
-        event: str | Event,
-        subject: str | Subject | None,
-        data: Any,
-        extensions: Mapping[str, str | int | bool] | None,
-    ) -> Receipt:
-        if isinstance(event, Event):
-            extensions = event.extensions or None
-            recorded = ctx.emit(
-                event.type,
-                event.data,
-                event.subject,
-                extensions=extensions,
-                datacontenttype=event.datacontenttype,
-                dataschema=event.dataschema,
-            ).event
-        else:
-            recorded = ctx.emit(event, data, subject, extensions=extensions).event
-        assert recorded is not None
-        return Receipt(recorded, "recorded")
-
     def _running(self) -> Context[Any] | None:
         """Return what the running code is part of, however deep: a run of a turn of this bus."""
-        ctx = RUNNING.get()
-        while ctx is not None:
-            turn = ctx.turn
-            if not turn.is_over and turn.bus.rulebook.family is self.rulebook.family:
-                return ctx
-            ctx = turn.within
-        return None
+        return None if RUNNING.get() is None else running(self.rulebook.family)
 
     def _refuse_inside_turn(self, verb: str) -> None:
         ctx = self._running()
