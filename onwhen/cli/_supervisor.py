@@ -18,8 +18,9 @@ from typing import Final
 from onwhen.cli._ending import RESTARTS, STALLED
 from onwhen.cli._silence import Silence
 from onwhen.cli._supervised import WIRE
-from onwhen.cli._telling import tell
+from onwhen.cli._telling import tell, tell_as
 from onwhen.cli._worker_options import WorkerOptions
+from onwhen.settings import Settings
 
 __all__ = ["delay_before", "how", "supervise"]
 
@@ -48,6 +49,7 @@ def supervise(options: WorkerOptions) -> int:
         The exit code: 0 if all ended as they were told to; 2 if one cannot be run as asked; otherwise that of one that
         did not end well.
     """
+    tell_as(Settings().log_format)
     return asyncio.run(_Supervisor(options).run())
 
 

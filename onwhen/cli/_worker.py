@@ -24,7 +24,7 @@ from onwhen.cli._opening import store_named
 from onwhen.cli._options import UsageError
 from onwhen.cli._own import owned
 from onwhen.cli._supervised import Supervised
-from onwhen.cli._telling import tell, tell_last
+from onwhen.cli._telling import tell, tell_as, tell_last
 from onwhen.cli._watchdog import Stalled, Watchdog
 from onwhen.cli._worker_options import WorkerOptions
 from onwhen.engine.bus import EventBus
@@ -62,7 +62,9 @@ def run_worker(options: WorkerOptions) -> int:
     """
     gc.set_threshold(*_GENERATIONS)
     app = find_app(options.app)
-    show_logs(Settings().log_format)
+    form = Settings().log_format
+    show_logs(form)
+    tell_as(form)
     run = _Run(options, app, _shared(options), _listening(options))
     try:
         asyncio.run(run.run())

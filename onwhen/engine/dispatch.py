@@ -446,7 +446,7 @@ class Dispatcher(Generic[_W]):
         self._end(lane)
 
     def _end(self, lane: _Lane[_W]) -> None:
-        """End what was `LATER`; many such ends come at once, so what is ready then is begun a moment later, together."""
+        """End what was `LATER`; many such ends come at once, so what is ready then is begun together, a moment later."""
         self._set_free(lane)
         if self._ready and not self._is_called:
             self._is_called = True

@@ -65,3 +65,5 @@ def test_a_worker_writes_log_records_to_standard_error(form: str, launch: Launch
         worker.says('"outcome": "handled"')
         records = [json.loads(line) for line in worker.told.splitlines() if '"order.printed"' in line]
         assert [record["outcome"] for record in records] == ["failed", "handled"]
+        said = [json.loads(line)["message"] for line in worker.told.splitlines()]  # all of it, its own words included
+        assert any("owns 4 of 4 partitions" in message for message in said)
