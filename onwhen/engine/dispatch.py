@@ -17,7 +17,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import msgspec
 
 from onwhen.engine._eager import EagerStarter
-from onwhen.engine.endings import ends_the_loop
+from onwhen.engine.endings import TAKEN_AWAY, ends_the_loop
 
 __all__ = ["LATER", "Dispatcher"]
 
@@ -325,7 +325,7 @@ class Dispatcher(Generic[_W]):
 
     def cancel(self) -> None:
         """Cancel what is being done."""
-        self._starter.cancel()
+        self._starter.cancel(TAKEN_AWAY)
 
     def close(self) -> None:
         """Let go of the idle tasks; work that waits is dropped with the dispatcher."""
