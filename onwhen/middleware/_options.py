@@ -25,6 +25,7 @@ __all__ = [
     "key_function",
     "microseconds",
     "one_of",
+    "only_one_of",
     "plain_name",
     "positive_int",
     "rule_of",
@@ -143,6 +144,19 @@ def rule_of(ctx: Context[Any], name: str) -> Rule:
     if ctx.rule is None:
         raise MiddlewareError(f"{name} is for rules; bus.use({name}(...)) without scope='event' puts it around them")
     return ctx.rule
+
+
+def only_one_of(ctx: Context[Any], name: str) -> Rule:
+    """Return the rule that is run; refuse two of the same kind around it, which would share what they remember.
+
+    Raises:
+        MiddlewareError: there are two, or this is around a whole event.
+    """
+    rule, place = rule_of(ctx, name), f"onwhen.{name}"
+    if ctx.get_metadata(place):
+        raise MiddlewareError(f"there are two {name} around {rule}, and what they remember is one: take one away")
+    ctx.set_metadata(place, True)
+    return rule
 
 
 def _rule_id(ctx: Context[Any]) -> str:

@@ -102,7 +102,6 @@ class CircuitBreaker:
         RuleDefinitionError: an option is not what it must be.
     """
 
-    __name__ = "circuit_breaker"  # by which outcomes call it
     scopes = ("rule",)
 
     def __init__(

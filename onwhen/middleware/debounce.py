@@ -24,7 +24,7 @@ from onwhen.engine.events import Event
 from onwhen.engine.subjects import Subject
 from onwhen.errors import RuleDefinitionError
 from onwhen.middleware._moments import micros
-from onwhen.middleware._options import Duration, microseconds, one_of, positive_int, rule_of
+from onwhen.middleware._options import Duration, microseconds, one_of, only_one_of, positive_int
 
 __all__ = ["Debounce", "Deliver"]
 
@@ -72,7 +72,7 @@ class Debounce:
 
     async def __call__(self, ctx: Context[Any], next: Next, /) -> None:
         """Wait for quiet, or go on because it is."""
-        name = f"onwhen.debounce/{rule_of(ctx, 'Debounce').id}"
+        name = f"onwhen.debounce/{only_one_of(ctx, 'Debounce').id}"
         waiting = _Waiting.of(ctx.subject, name)
         if ctx.deferred and ctx._occurrence.parent is None:  # a reaction has its cause's attributes
             await self._run_deferred(ctx, next, name, waiting)

@@ -63,8 +63,6 @@ class Deduplication:
         RuleDefinitionError: an option is not what it must be.
     """
 
-    __name__ = "deduplication"  # by which outcomes call it
-
     def __init__(
         self,
         key: Key | None = None,

@@ -77,8 +77,6 @@ class RateLimit:
         RuleDefinitionError: an option is not what it must be.
     """
 
-    __name__ = "rate_limit"  # by which outcomes call it
-
     def __init__(
         self,
         rate: float,

@@ -15,7 +15,7 @@ from onwhen.engine.chain import Next
 from onwhen.engine.context import Context
 from onwhen.engine.events import Event
 from onwhen.middleware._moments import micros
-from onwhen.middleware._options import Duration, Key, key_function, microseconds, rule_of
+from onwhen.middleware._options import Duration, Key, key_function, microseconds, only_one_of
 
 __all__ = ["Throttle"]
 
@@ -52,7 +52,7 @@ class Throttle:
 
     async def __call__(self, ctx: Context[Any], next: Next, /) -> None:
         """Go on if the interval is over."""
-        name = f"onwhen.throttle/{rule_of(ctx, 'Throttle').id}"
+        name = f"onwhen.throttle/{only_one_of(ctx, 'Throttle').id}"
         key = "" if self._key is None else self._key(ctx)
         timer = f"{name}/{key}" if key else name
         now = micros(ctx.now)

@@ -484,7 +484,7 @@ async def test_it_may_skip_instead(service: Service) -> None:
     await service.fails(1)
     receipt = await service.bus.emit("call", "order:2")
     assert [(run.status, run.stopped_by, run.retry_at) for run in receipt.runs] == [
-        ("stopped", "circuit_breaker", None)
+        ("stopped", "CircuitBreaker", None)
     ]
     await service.bus.advance(60 * SECOND)
     assert service.calls == ["order:0"]

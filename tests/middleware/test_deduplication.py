@@ -105,7 +105,7 @@ async def test_the_second_of_two_is_stopped(till: Till, made: Any) -> None:
     till.book(made())
     assert await till.paid(7) == "fired"
     again = await till.pay(7)
-    assert [(run.status, run.stopped_by) for run in again.runs] == [("stopped", "deduplication")]
+    assert [(run.status, run.stopped_by) for run in again.runs] == [("stopped", "Deduplication")]
     assert await till.paid(8) == "fired"
     assert await till.booked() == [7, 8]
 
@@ -200,7 +200,7 @@ async def test_around_events_the_whole_event_is_stopped(till: Till, made: Any) -
     first = await till.pay(7)
     assert [run.status for run in first.runs] == ["failed", "fired"]
     again = await till.pay(7)
-    assert [(run.rule, run.status, run.stopped_by) for run in again.runs] == [("", "stopped", "deduplication")]
+    assert [(run.rule, run.status, run.stopped_by) for run in again.runs] == [("", "stopped", "Deduplication")]
     await till.bus.advance(10 * SECOND)
     assert (till.runs, others) == ([7, 7], [7])
     assert await till.booked() == [7]

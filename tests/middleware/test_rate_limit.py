@@ -152,7 +152,7 @@ async def test_it_may_drop_instead(service: Service) -> None:
     service.limit(RateLimit(1, when_exceeded="drop"))
     await service.call()
     (run,) = (await service.bus.emit("call", "order:1")).runs
-    assert (run.status, run.stopped_by, run.retry_at) == ("stopped", "rate_limit", None)
+    assert (run.status, run.stopped_by, run.retry_at) == ("stopped", "RateLimit", None)
     await service.bus.advance(60 * SECOND)
     assert service.calls == [0]
 

@@ -327,3 +327,13 @@ def test_options_are_checked_when_it_is_made(per: Any, key: Any) -> None:
     """With the name of the one that is wrong."""
     with pytest.raises(RuleDefinitionError, match=r"Throttle: (per|key)="):
         Throttle(per, key=key)
+
+
+@pytest.mark.parametrize("kind", [Throttle, Debounce])
+async def test_two_around_one_rule_are_refused(kind: type[Throttle | Debounce], place: Place) -> None:
+    """They would share what they remember, and neither would do what it says."""
+    async with place.bus(blinking(kind(10), kind(20))) as bus:
+        receipt = await bus.emit("pressed", "lamp:1", "a")
+        await bus.advance(60 * SECOND)
+        errors = [error for _, error in receipt.failures] or [letter.failure.message for letter in await dead(bus)]
+        assert f"there are two {kind.__name__} around lamps.blink" in str(errors[0])
