@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from onwhen.analysis._changes import set_property
 from onwhen.analysis._expressions import attribute
 from onwhen.analysis._frames import Arguments
-from onwhen.analysis._statements import set_property
 from onwhen.analysis._texts import HOLE, Text
 from onwhen.analysis._values import (
     NOTHING,
@@ -21,6 +21,7 @@ from onwhen.analysis._values import (
     Sequence,
     SubjectOf,
     Values,
+    copied,
     is_of_ours,
     items,
     texts,
@@ -55,7 +56,7 @@ def _setattr(reader: Reader, function: Any, arguments: Arguments, shown: str) ->
         if isinstance(owner, SubjectOf) and owner.is_own:
             options = texts(names)
             for name in options:
-                with reader.maybe(len(options) > 1):
+                with reader.maybe(len(options) > 1, is_doubtful=True):
                     set_property(reader, name, values, reader.argument(2, "value"))
         elif isinstance(owner, Property):
             reader.write(owner.name, "change")
@@ -93,7 +94,7 @@ def _elements(reader: Reader, function: Any, arguments: Arguments, shown: str) -
         return frozenset({Sequence((frozenset({Sequence((UNKNOWN, items(first)))}),))})
     if function is zip:
         return frozenset({Sequence((frozenset({Sequence(tuple(map(items, arguments.positional)))}),))})
-    return first if first else frozenset({Sequence(())})
+    return union(map(copied, first)) if first else frozenset({Sequence(())})
 
 
 def _map(reader: Reader, function: Any, arguments: Arguments, shown: str) -> Values:

@@ -47,6 +47,9 @@ def call(reader: Reader, function: Any, arguments: Arguments, shown: str) -> Val
     if function is Mark.NEXT:
         reader.goes_on |= reader.is_reached
         return UNKNOWN
+    if isinstance(function, Property) and function.name.is_unknown:
+        reader.unseen(f"calls {shown}(), which may be any method of the subject")
+        return UNKNOWN
     return call_unknown(reader, arguments, shown)
 
 
@@ -73,7 +76,7 @@ def _defaults_of(node: Definition, reader: Reader) -> dict[str, Values]:
 def _call_live(reader: Reader, function: Any, arguments: Arguments, shown: str) -> Values:
     if isinstance(function, MethodType):
         if function.__func__ in _BUS_METHODS:
-            return emit_by_bus(reader, Verb(EventBus, function.__func__.__name__), arguments, shown)
+            return emit_by_bus(reader, arguments, shown)
         bound = replace(arguments, positional=(of(function.__self__), *arguments.positional))
         return _call_live(reader, function.__func__, bound, shown)
     if isinstance(function, functools.partial):
@@ -91,7 +94,7 @@ def _call_live(reader: Reader, function: Any, arguments: Arguments, shown: str) 
         return _call_foreign(reader, function, arguments, shown)
     if not isinstance(function, FunctionType):
         return call_unknown(reader, arguments, shown)
-    definition = definition_of(function)
+    definition = _definition_of(function)
     if definition is None:
         if wrapped := getattr(function, "__wrapped__", None):
             with reader.maybe():
@@ -99,6 +102,12 @@ def _call_live(reader: Reader, function: Any, arguments: Arguments, shown: str) 
         return call_unknown(reader, arguments, shown, "whose source is not there")
     reader.seen.add(function.__code__)
     return reader.follow(function, lambda: Frame.of_function(function, definition), _live_defaults(function), arguments)
+
+
+@functools.lru_cache(maxsize=1024)
+def _definition_of(function: FunctionType) -> Definition | None:
+    """Remember what functions are made of: to tell whether a source is really theirs takes a while."""
+    return definition_of(function)
 
 
 def _live_defaults(function: FunctionType) -> dict[str, Values]:

@@ -11,13 +11,13 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import Final
 
-from onwhen.analysis._check_triggers import classes_of
 from onwhen.analysis._effects import Emission, Read, Write
 from onwhen.analysis._findings import Finding, Severity, finding, suggestion
 from onwhen.analysis._flow import reach
 from onwhen.analysis._sources import Place
 from onwhen.analysis._survey import SeenMiddleware, SeenRule, Survey
 from onwhen.analysis._texts import Text, is_glob, meets
+from onwhen.analysis._values import classes_of
 from onwhen.engine.events import SUBJECT_DELETED, SUBJECT_PROPERTY_CHANGED, SUBJECT_PROPERTY_DELETED
 from onwhen.engine.fields import TypedCodec
 from onwhen.engine.subjects import Subject
@@ -34,15 +34,19 @@ _LIKENESS: Final = 0.9  # of two event types (a ratio); below it they are two wo
 def unknown_properties(survey: Survey) -> Iterator[Finding]:
     """Find properties in the code of rules that the class of their subjects does not have."""
     for rule in survey.rules:
-        for read in (*rule.asked.reads, *rule.reading.reads):
+        reads = (*rule.asked.reads, *rule.reading.reads)
+        asked = {read.property for read in reads if read.is_question}  # who asks first does nothing if it is not there
+        for read in reads:
             if (problem := _problem(read, read.subject)) is not None:
-                severity: Severity = "warning" if read.is_question or read.is_doubtful else "error"
+                is_doubtful = read.is_doubtful or read.property in asked
+                severity: Severity = "warning" if is_doubtful else "error"
                 verb = "asks for" if read.is_question else "reads"
                 yield finding("unknown-property", severity, rule, f"{verb} {problem}", read.place)
         for write in rule.reading.writes:
             if (problem := _problem(write, rule.rule.subject)) is not None:
+                is_doubtful = write.is_doubtful or (write.property in asked and not write.is_certain)
                 verb = {"set": "sets", "delete": "deletes"}.get(write.verb, "changes")
-                severity = "warning" if write.is_doubtful else "error"
+                severity = "warning" if is_doubtful else "error"
                 yield finding("unknown-property", severity, rule, f"{verb} {problem}", write.place)
 
 

@@ -16,6 +16,7 @@ from uuid import UUID
 from onwhen.analysis._findings import Finding, finding, suggestion
 from onwhen.analysis._survey import SeenRule, Survey
 from onwhen.analysis._texts import Text, is_glob, meets
+from onwhen.analysis._values import classes_of
 from onwhen.engine._attributes import text
 from onwhen.engine.events import SUBJECT_DELETED, SUBJECT_PROPERTY_CHANGED, SUBJECT_PROPERTY_DELETED
 from onwhen.engine.fields import TypedCodec
@@ -24,7 +25,7 @@ from onwhen.engine.subjects import Subject
 from onwhen.engine.triggers import Trigger
 from onwhen.errors import InvalidEvent
 
-__all__ = ["classes_of", "duplicate_triggers", "never_fires"]
+__all__ = ["duplicate_triggers", "never_fires"]
 
 _PROPERTY_TYPES: Final = (SUBJECT_PROPERTY_CHANGED, SUBJECT_PROPERTY_DELETED)
 _RESERVED: Final = {
@@ -144,11 +145,6 @@ def _dead_by_type(trigger: Trigger, rule: SeenRule) -> str:
 
 
 # -- values ------------------------------------------------------------------------------------------------------
-
-
-def classes_of(subject: type[Subject]) -> list[type[Subject]]:
-    """Return a class of subjects and all that extend it."""
-    return [subject, *(found for cls in subject.__subclasses__() for found in classes_of(cls))]
 
 
 def _declared(subject: type[Subject]) -> set[str] | None:

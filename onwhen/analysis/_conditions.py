@@ -14,6 +14,7 @@ from typing import Any, Final
 from onwhen.analysis._frames import Arguments, Frame
 from onwhen.analysis._reader import Known, Reader
 from onwhen.analysis._sources import Place, definition_of, innermost, place_of
+from onwhen.analysis._texts import Text, meets_prefix
 from onwhen.analysis._values import CTX, Mark, Property, Values, constants, items
 from onwhen.engine.rules import Condition
 
@@ -27,22 +28,38 @@ class Names:
     Attributes:
         only: these; None for all.
         without: these not.
+        prefixes: of each of these, it begins with one.
+        without_prefixes: it begins with none of these.
     """
 
     only: frozenset[Any] | None = None
     without: frozenset[Any] = frozenset()
+    prefixes: tuple[tuple[str, ...], ...] = ()
+    without_prefixes: tuple[str, ...] = ()
 
     @property
     def is_all(self) -> bool:
         """Whether nothing is left out."""
-        return self.only is None and not self.without
+        return self == Names()
 
     def __contains__(self, name: object) -> bool:
-        return name not in self.without and (self.only is None or name in self.only)
+        if name in self.without or (self.only is not None and name not in self.only):
+            return False
+        if not isinstance(name, str):  # to ask how it begins is an error
+            return not self.prefixes and not self.without_prefixes
+        return all(map(name.startswith, self.prefixes)) and not name.startswith(self.without_prefixes)
 
     def __and__(self, other: Names) -> Names:
         only = other.only if self.only is None else self.only if other.only is None else self.only & other.only
-        return Names(only, self.without | other.without)
+        prefixes = tuple(dict.fromkeys((*self.prefixes, *other.prefixes)))
+        return Names(only, self.without | other.without, prefixes, self.without_prefixes + other.without_prefixes)
+
+    def may_be(self, text: Text) -> bool:
+        """Tell whether a text that is known in part may be one of them."""
+        if text.is_exact:
+            return str(text) in self
+        begins = all(any(meets_prefix(text, one) != "never" for one in each) for each in self.prefixes)
+        return begins and not text.prefix.startswith(self.without_prefixes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +135,7 @@ def _of_condition(test: Any, known: Known) -> Filter:
     body = _returned(definition)
     if body is None:
         return _MORE
-    asked = Known(known.subject, known.subject_type, frozenset({Mark.EVENT_TYPE}), frozenset({Mark.PROPERTY_NAME}))
+    asked = Known(known.subject, known.book, frozenset({Mark.EVENT_TYPE}), frozenset({Mark.PROPERTY_NAME}))
     reader = Reader(asked)
     frame = Frame.of_function(function, definition)
     frame.bind(Arguments((CTX,)), {})
@@ -154,6 +171,8 @@ def _of_atom(reader: Reader, node: ast.expr, place: Place | None) -> Filter:
         return _negated(_of_atom(reader, node.operand, place))
     if isinstance(node, ast.Constant):
         return ALL if node.value else Filter(is_never=True)
+    if isinstance(node, ast.Call):
+        return _of_call(reader, node)
     if not isinstance(node, ast.Compare) or len(node.ops) != 1:
         return _MORE
     left, op, right = reader.value(node.left), node.ops[0], reader.value(node.comparators[0])
@@ -173,6 +192,25 @@ def _of_atom(reader: Reader, node: ast.expr, place: Place | None) -> Filter:
     return _negated(found) if isinstance(op, ast.NotEq | ast.NotIn | ast.IsNot) else found
 
 
+def _of_call(reader: Reader, node: ast.Call) -> Filter:
+    """Return what `startswith` of a name lets through."""
+    if not (isinstance(node.func, ast.Attribute) and node.func.attr == "startswith" and len(node.args) == 1):
+        return _MORE
+    argument = reader.value(node.args[0])
+    wanted = constants(argument) or constants(items(argument)) or ()
+    prefixes = tuple(sorted(one for one in wanted if isinstance(one, str)))
+    if not prefixes or len(prefixes) != len(wanted):
+        return _MORE
+    return _for(reader.value(node.func.value), Names(prefixes=(prefixes,)))
+
+
+def _for(asked: Values, names: Names) -> Filter:
+    """Return a condition on the property or the type of an event; anything else asks more."""
+    if asked == {Mark.PROPERTY_NAME}:
+        return Filter(properties=names)
+    return Filter(event_types=names) if asked == {Mark.EVENT_TYPE} else _MORE
+
+
 def _members(values: Values) -> tuple[Any, ...] | None:
     """Return what is in a collection of constants; of a string, its parts would count too."""
     return None if any(constants(frozenset({one})) is not None for one in values) else constants(items(values))
@@ -184,15 +222,11 @@ def _asked(left: Values, wanted: tuple[Any, ...], text: str, place: Place | None
         names = Names(only=frozenset(wanted))
     except TypeError:
         return _MORE
-    if one is Mark.PROPERTY_NAME:
-        return Filter(properties=names)
-    if one is Mark.EVENT_TYPE:
-        return Filter(event_types=names)
     if one is Mark.NEW_VALUE:
         return Filter(claims=(Claim(None, wanted, text, place),))
     if isinstance(one, Property) and one.is_whole and one.name.is_exact:
         return Filter(claims=(Claim(str(one.name), wanted, text, place),))
-    return _MORE
+    return _for(left, names)
 
 
 def _negated(found: Filter) -> Filter:
@@ -202,6 +236,10 @@ def _negated(found: Filter) -> Filter:
 
 
 def _others(names: Names) -> Names:
-    if names.is_all:
-        return names
-    return Names(without=names.only) if names.only is not None else Names(only=names.without)
+    if names.only is not None:
+        return Names(without=names.only)
+    if names.without:
+        return Names(only=names.without)
+    if names.prefixes:
+        return Names(without_prefixes=names.prefixes[0])
+    return Names(prefixes=(names.without_prefixes,)) if names.without_prefixes else names

@@ -9,17 +9,17 @@ from collections.abc import Mapping
 from typing import Final
 
 from onwhen.analysis._graph import Edge, Graph, Node
+from onwhen.analysis._looks import COLOURS, INK, LINE, LINES, above, visible
 
 __all__ = ["dot_of"]
 
 _LOOKS: Final = {
-    "event": 'shape=box, style="rounded,filled{}", fillcolor="#e3effd", color="#3b7dd8"',
-    "property": 'shape=hexagon, style="filled{}", fillcolor="#e2f5e6", color="#3c9a55"',
-    "rule": 'shape=box, style="filled{}", fillcolor="#fff3d6", color="#c98a10"',
-    "middleware": 'shape=box, peripheries=2, style="filled{}", fillcolor="#f0e7fb", color="#8a5cc7"',
-    "unknown": 'shape=circle, style="filled{}", fillcolor="#fde5e5", color="#d24a4a"',
+    "event": 'shape=box, style="rounded,filled{}"',
+    "property": 'shape=hexagon, style="filled{}"',
+    "rule": 'shape=box, style="filled{}"',
+    "middleware": 'shape=box, peripheries=2, style="filled{}"',
+    "unknown": 'shape=circle, style="filled{}"',
 }
-_COLOURS: Final = {"emits": "#3b7dd8", "sets": "#3c9a55", "defers": "#3b7dd8"}
 
 
 def dot_of(graph: Graph) -> str:
@@ -28,8 +28,8 @@ def dot_of(graph: Graph) -> str:
     lines = [
         "digraph onwhen {",
         '  graph [rankdir=LR, bgcolor="transparent", nodesep=0.25, ranksep=0.6];',
-        '  node [fontname="monospace", fontsize=11, fontcolor="#1c2430"];',
-        '  edge [fontname="monospace", fontsize=9, fontcolor="#6e7987", color="#7d8896", arrowsize=0.7];',
+        f'  node [fontname="monospace", fontsize=11, fontcolor="{INK}"];',
+        f'  edge [fontname="monospace", fontsize=9, fontcolor="#6e7987", color="{LINE}", arrowsize=0.7];',
     ]
     lines += [f"  {number[node.id]} [{_node(node)}];" for node in graph.nodes]
     lines += [f"  {number[edge.source]} -> {number[edge.target]} [{_edge(edge)}];" for edge in graph.edges]
@@ -37,19 +37,19 @@ def dot_of(graph: Graph) -> str:
 
 
 def _node(node: Node) -> str:
-    above = "middleware" if node.kind == "middleware" else node.group
-    label = _lines(above, node.label)
+    label = _lines(above(node), node.label)
     told = _lines(node.kind, *node.notes, "" if node.place is None else str(node.place))
     look = _LOOKS[node.kind].format(",dashed" if node.is_pattern else "")
-    return f"label={_quoted(label)}, {look}, tooltip={_quoted(told)}"
+    fill, border = COLOURS[node.kind]
+    return f'label={_quoted(label)}, {look}, fillcolor="{fill}", color="{border}", tooltip={_quoted(told)}'
 
 
 def _edge(edge: Edge) -> str:
     facts: dict[str, str] = {}
     if edge.label:
         facts["label"] = edge.label
-    if edge.kind in _COLOURS:
-        facts["color"] = _COLOURS[edge.kind]
+    if edge.kind in LINES:
+        facts["color"] = LINES[edge.kind]
     if edge.is_timer or edge.is_muted:
         facts["style"] = "dashed"
     elif edge.kind == "matches":
@@ -65,9 +65,7 @@ def _listed(facts: Mapping[str, str]) -> str:
 
 def _lines(*lines: str) -> str:
     """Return lines as one text; what cannot be seen is replaced."""
-    return "\n".join(
-        "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in line) for line in lines if line
-    )
+    return "\n".join(visible(line) for line in lines if line)
 
 
 def _quoted(text: str) -> str:

@@ -40,9 +40,9 @@ class Emission:
     """
 
     type: Text
-    target: Text | None
-    is_timer: bool
-    key: Text | None
+    target: Text | None = None
+    is_timer: bool = False
+    key: Text | None = None
     is_certain: bool
     place: Place
 
@@ -129,6 +129,7 @@ class Reading:
         reads: what it looks at.
         deferrals: where it puts itself off.
         unseen: what could not be told.
+        refuses: there is a `raise` in it that may put an end to something.
         goes_on: of a middleware: whenever it ends well, it has run what it is wrapped around.
     """
 
@@ -137,10 +138,11 @@ class Reading:
     reads: tuple[Read, ...] = ()
     deferrals: tuple[Deferral, ...] = ()
     unseen: tuple[Unseen, ...] = ()
+    refuses: bool = False
     goes_on: bool = False
 
     @classmethod
-    def of(cls, effects: list[Effect], *, goes_on: bool = False) -> Reading:
+    def of(cls, effects: list[Effect], *, refuses: bool = False, goes_on: bool = False) -> Reading:
         """Return the effects by kind, in the order of the code, each once."""
         unique = sorted(dict.fromkeys(effects), key=lambda one: (one.place, repr(one)))
         return cls(
@@ -149,6 +151,7 @@ class Reading:
             reads=tuple(one for one in unique if isinstance(one, Read)),
             deferrals=tuple(one for one in unique if isinstance(one, Deferral)),
             unseen=tuple(one for one in unique if isinstance(one, Unseen)),
+            refuses=refuses,
             goes_on=goes_on,
         )
 

@@ -24,6 +24,7 @@ from onwhen.analysis._values import (
     Values,
     Verb,
     attribute_of,
+    copied,
     item_of,
     items,
     lives,
@@ -88,6 +89,8 @@ def attribute(reader: Reader, owner: Any, name: str) -> Values:
         return _of_subject(reader, owner, name)
     if (inside := property_in(owner)) is not None:
         return frozenset({Verb(replace(inside, is_whole=False), name)})
+    if owner is EventBus:
+        return frozenset({Verb(owner, name)}) if name in ("emit", "append") else UNKNOWN
     if owner is Mark.UNKNOWN or owner is Mark.EXT or isinstance(owner, Text):
         return frozenset({Verb(owner, name)})
     held = lives(frozenset({owner}))
@@ -106,7 +109,7 @@ def _of_context(reader: Reader, name: str) -> Values:
     if name == "around":
         return CTX
     if name == "bus":
-        return frozenset({Verb(Mark.CTX, name)})
+        return frozenset({EventBus})
     return reader.known.attributes.get(name, UNKNOWN)
 
 
@@ -131,7 +134,12 @@ def _of_subscript(reader: Reader, node: ast.Subscript) -> Values:
     found = []
     for owner in reader.value(node.value):
         inside = property_in(owner)
-        found.append(frozenset({replace(inside, is_whole=False)}) if inside is not None else item_of(owner, key))
+        if inside is None:
+            found.append(item_of(owner, key))
+        else:
+            found.append(
+                copied(inside) if isinstance(node.slice, ast.Slice) else frozenset({replace(inside, is_whole=False)})
+            )
     return union(found)
 
 
@@ -230,10 +238,7 @@ def formatted(template: Text, holes: str) -> Text:
     """Return a template with something unknown in place of what a pattern finds."""
     if not template.is_exact:
         return Text.of(HOLE)
-    parts: list[str | None] = []
-    for at, part in enumerate(re.split(holes, str(template))):
-        parts += [HOLE, part] if at else [part]
-    return Text.of(*parts)
+    return Text.between(re.split(holes, str(template)))
 
 
 def imported(node: Any, alias: ast.alias, namespace: Mapping[str, Any]) -> Values:

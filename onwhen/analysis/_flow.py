@@ -5,21 +5,29 @@ Belongs here: the same matching as the engine's, on what is known in part. It mu
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from decimal import Decimal
+from types import NoneType, UnionType
+from typing import Any, Final, Literal, Union, get_args, get_origin
 
 from onwhen.analysis._effects import Emission, Write
 from onwhen.analysis._sources import Place
 from onwhen.analysis._survey import SeenMiddleware, SeenRule, Survey
-from onwhen.analysis._texts import Meeting, Text, meets, meets_prefix
+from onwhen.analysis._texts import Meeting, Text, meets
+from onwhen.analysis._values import classes_named
 from onwhen.engine.events import SUBJECT_DELETED, SUBJECT_PROPERTY_CHANGED, SUBJECT_PROPERTY_DELETED
+from onwhen.engine.fields import TypedCodec
 from onwhen.engine.rulebook import Rulebook
 from onwhen.engine.rules import ANY
 from onwhen.engine.subjects import Subject
 from onwhen.engine.triggers import Trigger
 
 __all__ = ["Step", "are_related", "hears", "reach", "reacts", "steps_of"]
+
+
+_UNBOUNDED: Final = frozenset({int, float, Decimal, list, deque, Any, object, NoneType})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +76,7 @@ def _from(rule: SeenRule, survey: Survey) -> Iterator[Step]:
                     via="deletion" if write.verb == "flush" else str(write.property),
                     kind="reaction",
                     write=write,
-                    is_certain=meeting == "always" and write.is_certain and write.change == "always",
+                    is_certain=meeting == "always" and not rule.reading.refuses and _always_changes(write, rule),
                     place=write.place,
                 )
     senders: list[SeenRule | SeenMiddleware] = [rule, *(one for one in rule.around if not one.is_ours)]
@@ -82,7 +90,10 @@ def _from(rule: SeenRule, survey: Survey) -> Iterator[Step]:
                         target=other.id,
                         via=str(emission.type),
                         kind="timer" if emission.is_timer else "message",
-                        is_certain=meeting == "always" and emission.is_certain and sender is rule,
+                        is_certain=meeting == "always"
+                        and emission.is_certain
+                        and sender is rule
+                        and not rule.reading.refuses,
                         through="" if isinstance(sender, SeenRule) else sender.name,
                         place=emission.place,
                     )
@@ -90,6 +101,33 @@ def _from(rule: SeenRule, survey: Survey) -> Iterator[Step]:
         yield Step(
             source=rule.id, target=rule.id, via="itself", kind="deferral", is_certain=False, place=deferral.place
         )
+
+
+def _always_changes(write: Write, rule: SeenRule) -> bool:
+    """Tell whether a property has another value each time that a rule has ended well.
+
+    What is changed in place is looked at when the rule has ended: another change may have put it right by then. And a
+    property that does not take every value comes to one that it refuses, or that its validators put right.
+    """
+    if write.verb == "change":
+        every = [one for one in rule.reading.writes if one.property == write.property]
+    else:
+        every = [write]
+    takes_all = _takes_all(rule.rule.subject, str(write.property))
+    return write.is_certain and takes_all and all(one.change == "always" for one in every)
+
+
+def _takes_all(subject: type[Subject], name: str) -> bool:
+    """Tell whether a property takes any number, or a list of any length."""
+    codec = subject._codec
+    if not isinstance(codec, TypedCodec) or name not in codec.declared:
+        return True
+    field = next((one for one in codec.model.model_fields.values() if one.alias == name), None)
+    if field is None:
+        return False
+    kind = field.annotation
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    return not field.metadata and {get_origin(one) or one for one in kinds} <= _UNBOUNDED
 
 
 # -- messages ----------------------------------------------------------------------------------------------------
@@ -104,14 +142,14 @@ def hears(emission: Emission, source: type[Subject], rule: SeenRule, book: Ruleb
         rule: who may hear it.
         book: what knows the classes of subjects.
     """
-    if emission.type.is_unknown or rule.filter.properties.only is not None or rule.filter.is_never:
+    if emission.type.is_unknown or None not in rule.filter.properties or rule.filter.is_never:
         return "never"
     found: Meeting = "never"
     for trigger in rule.rule.triggers:
         if not trigger.properties:
             found = _better(found, _worse(meets(emission.type, trigger.pattern), _unguarded(trigger)))
     types = rule.filter.event_types
-    if emission.type.is_exact and str(emission.type) not in types:
+    if not types.may_be(emission.type):
         return "never"
     there = reach(emission.target, source, rule.rule.subject, book)
     return _worse(found, there, "always" if _runs(rule) and (types.is_all or emission.type.is_exact) else "maybe")
@@ -128,12 +166,7 @@ def reach(target: Text | None, source: type[Subject], wanted: type[Subject], boo
     """
     if target is None:
         return are_related(source, wanted)
-    if target.is_exact:
-        return "always" if issubclass(book.subject_type(str(target)), wanted) else "never"
-    possible = {book.subject_type(target.prefix)}
-    possible |= {cls for cls in book.subject_types if not target.prefix.startswith(cls._prefix)} & {
-        cls for cls in book.subject_types if meets_prefix(target, cls._prefix) == "maybe"
-    }
+    possible = classes_named(target, book)
     fitting = {cls for cls in possible if issubclass(cls, wanted)}
     return "always" if fitting == possible else "maybe" if fitting else "never"
 
@@ -163,12 +196,12 @@ def reacts(write: Write, source: type[Subject], rule: SeenRule) -> Meeting:
     found: Meeting = "never"
     for trigger in rule.rule.triggers:
         found = _better(found, _of_trigger(write, type, trigger))
-        if is_flush and not trigger.properties and rule.filter.properties.only is None:
+        if is_flush and not trigger.properties and None in rule.filter.properties:
             found = _better(found, meets(Text.of(SUBJECT_DELETED), trigger.pattern))
     names, types = rule.filter.properties, rule.filter.event_types
     if type not in types and not (is_flush and SUBJECT_DELETED in types):
         return "never"
-    if write.property.is_exact and str(write.property) not in names:
+    if not names.may_be(write.property):
         return "never"
     if not is_flush and _contradicts(rule, write):
         return "never"

@@ -10,6 +10,7 @@ import ast
 import builtins
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import FunctionType
 from typing import Any
 
@@ -154,6 +155,7 @@ class Frame:
             self.assign(given.kwarg.arg, union((*others, UNKNOWN)) if others or arguments.is_open else NOTHING)
 
 
+@lru_cache(maxsize=1024)
 def _own_names(node: Definition) -> frozenset[str]:
     """Return the names that are local to a function: parameters, and all that is assigned in it."""
     given = node.args

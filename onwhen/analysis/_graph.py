@@ -225,7 +225,8 @@ class _Maker:
         else:
             watched = Watched(cls, ANY if is_flush else str(write.property))
             target = self._property(watched)
-            self._written[target] = watched
+            if not write.is_muted:
+                self._written[target] = watched
         label = {"delete": "deletes", "flush": "deletes"}.get(write.verb, "")
         self._edge(
             Edge(

@@ -135,7 +135,7 @@ class _Part:
         lefts, width = self._widths(forward)
         boxes = {}
         for at, nodes in enumerate(self.columns):
-            broadest = max((self.sizes[node][0] for node in nodes if node in self.sizes), default=0.0)
+            broadest = self._broadest(nodes)
             for node in nodes:
                 if node in self.sizes:
                     w, h = self.sizes[node]
@@ -242,12 +242,15 @@ class _Part:
 
     # -- lines
 
+    def _broadest(self, nodes: Sequence[int]) -> float:
+        return max((self.sizes[node][0] for node in nodes if node in self.sizes), default=0.0)
+
     def _widths(self, forward: Sequence[Pair]) -> tuple[list[float], float]:
         """Return where each column begins, and where the last one ends."""
         lefts, x = [], 0.0
         for at, nodes in enumerate(self.columns):
             lefts.append(x)
-            x += max((self.sizes[node][0] for node in nodes if node in self.sizes), default=0.0)
+            x += self._broadest(nodes)
             lines = sum(len(self.after[node]) for node in nodes)
             x += _CORRIDOR + min(60.0, lines * 4.0) if at < len(self.columns) - 1 else 0.0
         return lefts, x
@@ -261,10 +264,7 @@ class _Part:
         reversed_pairs: set[Pair],
     ) -> dict[Pair, list[tuple[float, float]]]:
         column = {node: at for at, nodes in enumerate(self.columns) for node in nodes}
-        rights = [
-            left + max((self.sizes[node][0] for node in nodes if node in self.sizes), default=0.0)
-            for left, nodes in zip(lefts, self.columns, strict=True)
-        ]
+        rights = [left + self._broadest(nodes) for left, nodes in zip(lefts, self.columns, strict=True)]
         outs = {node: _ports(node, self.after[node], middle, boxes) for node in boxes}
         ins = {node: _ports(node, self.before[node], middle, boxes) for node in boxes}
         both = set(self.pairs)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from onwhen.analysis._graph import Edge, Graph, Node
+from onwhen.analysis._looks import COLOURS, INK, above, visible
 
 __all__ = ["mermaid_of"]
 
@@ -18,13 +19,6 @@ _SHAPES: Final = {
     "rule": '["{}"]',
     "middleware": '[["{}"]]',
     "unknown": '(("{}"))',
-}
-_CLASSES: Final = {
-    "event": "fill:#e3effd,stroke:#3b7dd8,color:#1c2430",
-    "property": "fill:#e2f5e6,stroke:#3c9a55,color:#1c2430",
-    "rule": "fill:#fff3d6,stroke:#c98a10,color:#1c2430",
-    "middleware": "fill:#f0e7fb,stroke:#8a5cc7,color:#1c2430",
-    "unknown": "fill:#fde5e5,stroke:#d24a4a,color:#1c2430",
 }
 _PLAIN: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,:_-+*?/=()'!…")
 
@@ -37,13 +31,13 @@ def mermaid_of(graph: Graph) -> str:
     arrows = dict.fromkeys(f"  {number[edge.source]} {_arrow(edge)} {number[edge.target]}" for edge in graph.edges)
     lines += arrows
     kinds = dict.fromkeys(node.kind for node in graph.nodes)
-    lines += [f"  classDef {kind} {_CLASSES[kind]}" for kind in kinds]
+    for fill, stroke, kind in ((*COLOURS[kind], kind) for kind in kinds):
+        lines.append(f"  classDef {kind} fill:{fill},stroke:{stroke},color:{INK}")
     return "\n".join([*lines, ""])
 
 
 def _label(node: Node) -> str:
-    above = "middleware" if node.kind == "middleware" else node.group
-    return f"{_escaped(above)}<br>{_escaped(node.label)}" if above else _escaped(node.label)
+    return "<br>".join(_escaped(line) for line in (above(node), node.label) if line)
 
 
 def _arrow(edge: Edge) -> str:
@@ -62,4 +56,4 @@ def _arrow(edge: Edge) -> str:
 
 def _escaped(text: str) -> str:
     """Return a text with all that could mean something as an entity code; what cannot be seen is replaced."""
-    return "".join(sign if sign in _PLAIN else f"#{ord(sign)};" if sign.isprintable() else "#65533;" for sign in text)
+    return "".join(sign if sign in _PLAIN else f"#{ord(sign)};" for sign in visible(text))

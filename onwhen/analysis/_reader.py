@@ -19,11 +19,12 @@ from onwhen.analysis import _calls
 from onwhen.analysis._effects import Effect, Read, Reading, Unseen, Write, passed_on, uncertain
 from onwhen.analysis._expressions import EXPRESSIONS
 from onwhen.analysis._frames import Arguments, Frame
-from onwhen.analysis._shapes import asks, may_leave
+from onwhen.analysis._shapes import asks, may_leave, refuses
 from onwhen.analysis._sources import Place, innermost, place_of, shown
 from onwhen.analysis._statements import STATEMENTS, store
 from onwhen.analysis._texts import Text
 from onwhen.analysis._values import CTX, NOTHING, UNKNOWN, Closure, Mark, Property, SubjectOf, Values, of, union
+from onwhen.engine.rulebook import Rulebook
 from onwhen.engine.subjects import Subject
 
 __all__ = ["Known", "Reader", "read"]
@@ -37,7 +38,7 @@ class Known:
 
     Args:
         subject: class of the subject.
-        subject_type: the class of a subject by its name.
+        book: what knows the classes of subjects by their names.
         event_types: what `ctx.event_type` may be.
         properties: what `ctx.property_name` may be.
     """
@@ -45,12 +46,12 @@ class Known:
     def __init__(
         self,
         subject: type[Subject] = Subject,
-        subject_type: Callable[[str], type[Subject]] = lambda name: Subject,
+        book: Rulebook | None = None,
         event_types: Values = UNKNOWN,
         properties: Values = UNKNOWN,
     ) -> None:
         self.subject = subject
-        self.subject_type = subject_type
+        self.book = book or Rulebook()
         self.attributes = {
             "event_type": event_types,
             "property_name": properties,
@@ -78,7 +79,7 @@ def read(function: Any, known: Known, *, is_middleware: bool = False) -> Reading
     except RecursionError:
         place = place_of(function) or Place("?", 0)
         reader.effects.append(Unseen(what="is nested too deeply to be read", place=place))
-    return Reading.of(reader.effects, goes_on=reader.goes_on)
+    return Reading.of(reader.effects, refuses=reader.refuses, goes_on=reader.goes_on)
 
 
 class Reader:
@@ -89,6 +90,7 @@ class Reader:
         effects: what was seen, in order.
         seen: code objects that were read.
         goes_on: the rest of the chain was run, certainly.
+        refuses: a function that was read may raise of its own accord.
     """
 
     def __init__(self, known: Known) -> None:
@@ -96,10 +98,12 @@ class Reader:
         self.effects: list[Effect] = []
         self.seen: set[Any] = set()
         self.goes_on = False
+        self.refuses = False
         self.frame: Frame | None = None
         self.at: ast.AST | None = None
         self.is_certain = True
         self.is_reached = True
+        self._is_doubtful = False
         self._summaries: dict[Any, tuple[list[Effect], Values, bool]] = {}
         self._kept: list[Any] = []  # what keys of summaries are made of the ids of
         self._stack: list[Any] = []
@@ -121,20 +125,22 @@ class Reader:
         return self.frame
 
     @contextmanager
-    def maybe(self, is_maybe: bool = True, *, is_reached: bool = False) -> Iterator[None]:
+    def maybe(self, is_maybe: bool = True, *, is_reached: bool = False, is_doubtful: bool = False) -> Iterator[None]:
         """Take what is seen in here as something that may as well not happen.
 
         Args:
             is_maybe: False changes nothing.
             is_reached: it is begun all the same, but may be cut short.
+            is_doubtful: what it names may as well not be what is meant, or be meant to fail.
         """
-        before = self.is_certain, self.is_reached
+        before = self.is_certain, self.is_reached, self._is_doubtful
         if is_maybe:
             self.is_certain, self.is_reached = False, self.is_reached and is_reached
+            self._is_doubtful |= is_doubtful
         try:
             yield
         finally:
-            self.is_certain, self.is_reached = before
+            self.is_certain, self.is_reached, self._is_doubtful = before
 
     def note(self, effect: Effect) -> None:
         """Keep something that was seen."""
@@ -179,8 +185,8 @@ class Reader:
 
     @property
     def is_doubtful(self) -> bool:
-        """Whether this is in a function that is called, and not always done there."""
-        return len(self._stack) > 1 and not self.is_certain
+        """Whether nobody can tell if it is meant: in a function that is called, and not always done there, for one."""
+        return self._is_doubtful or (len(self._stack) > 1 and not self.is_certain)
 
     # -- functions
 
@@ -215,6 +221,7 @@ class Reader:
         try:
             frame.bind(arguments, defaults)
             frame.is_narrowed = asks(frame.node)
+            self.refuses |= refuses(frame.node)
             self._through(frame)
             while unread := [one for number, one in frame.closures.items() if number not in frame.called]:
                 with self.maybe():

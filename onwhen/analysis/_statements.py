@@ -6,20 +6,23 @@ Belongs here: one function per kind of statement. It must not know what expressi
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from onwhen.analysis._changes import is_step, set_property
 from onwhen.analysis._expressions import added, imported
-from onwhen.analysis._shapes import is_for_missing
+from onwhen.analysis._shapes import is_broad, is_for_missing
+from onwhen.analysis._sources import is_foreign
 from onwhen.analysis._texts import Text
 from onwhen.analysis._values import (
     CTX,
     UNKNOWN,
+    Closure,
     Property,
     Sequence,
     SubjectOf,
     Values,
-    constants,
     is_of_ours,
     items,
     lives,
@@ -31,7 +34,7 @@ from onwhen.analysis._values import (
 if TYPE_CHECKING:
     from onwhen.analysis._reader import Reader
 
-__all__ = ["STATEMENTS", "set_property", "store"]
+__all__ = ["STATEMENTS", "store"]
 
 _ROUNDS: Final = 4  # how often a loop is gone through until its names are settled (a count)
 
@@ -75,7 +78,7 @@ def _on_aug_assign(reader: Reader, node: ast.AugAssign) -> None:
                 reader.write(one.name, "change")
         reader.current.assign(node.target.id, added(held, more, node.op))
         return
-    step = isinstance(node.op, ast.Add | ast.Sub) and _is_step(more)
+    step = isinstance(node.op, ast.Add | ast.Sub) and is_step(more)
     reader.value(node.target)
     store(reader, node.target, UNKNOWN, None, "always" if step else "unknown")
 
@@ -137,23 +140,41 @@ def _loop(reader: Reader, node: Any, begin: Callable[[], None]) -> None:
 
 
 def _on_with(reader: Reader, node: Any) -> None:
+    caught: list[ast.expr] = []
+    may_catch = False
     for item in node.items:
         entered = reader.value(item.context_expr)
         if item.optional_vars is not None:
             kept = frozenset(one for one in entered if isinstance(one, SubjectOf))
             store(reader, item.optional_vars, kept or UNKNOWN, None)
-    reader.block(node.body)
+        if isinstance(item.context_expr, ast.Call):
+            managers = reader.value(item.context_expr.func)
+            caught += item.context_expr.args if suppress in lives(managers) else ()
+            may_catch |= any(isinstance(one, Closure) for one in managers)
+            may_catch |= not all(map(is_foreign, lives(managers)))
+    with _catching(reader, caught, bool(caught) or may_catch):
+        reader.block(node.body)
+
+
+@contextmanager
+def _catching(reader: Reader, caught: list[Any], is_caught: bool) -> Iterator[None]:
+    """Take what is seen in here as something that may be cut short by an error, if errors are caught."""
+    frame = reader.current
+    before = frame.is_narrowed
+    frame.is_narrowed |= is_for_missing(caught)
+    with reader.maybe(is_caught, is_reached=True, is_doubtful=is_broad(caught)):
+        yield
+    frame.is_narrowed = before
 
 
 def _on_try(reader: Reader, node: Any) -> None:
     frame = reader.current
-    start, is_narrowed = dict(frame.names), frame.is_narrowed
-    with reader.maybe(bool(node.handlers), is_reached=True):
-        frame.is_narrowed = is_narrowed or any(map(is_for_missing, node.handlers))
+    start, caught = dict(frame.names), [handler.type for handler in node.handlers]
+    with _catching(reader, caught, bool(caught)):
         reader.block(node.body)
-        frame.is_narrowed = is_narrowed
-        failed = frame.names
-        frame.names = dict(failed)
+    failed = frame.names
+    frame.names = dict(failed)
+    with reader.maybe(bool(caught), is_reached=True):
         reader.block(node.orelse)
     states = [frame.names]
     with reader.maybe():
@@ -215,34 +236,6 @@ def store(reader: Reader, target: ast.expr, values: Values, source: ast.expr | N
             reader.unseen("keeps the context or the subject in a collection")
 
 
-def set_property(
-    reader: Reader, name: Text, values: Values, source: ast.expr | None, *, muted: bool = False, change: Any = None
-) -> None:
-    """Note that a property is set to one of these."""
-    known = constants(values)
-    if change is not None:
-        reader.write(name, "set", is_muted=muted, change=change)
-    elif known is not None:
-        for value in known:
-            with reader.maybe(len(known) > 1):
-                reader.write(name, "set", is_muted=muted, change="constant", value=_frozen(value))
-    else:
-        always = source is not None and _is_stepped(reader, name, source)
-        reader.write(name, "set", is_muted=muted, change="always" if always else "unknown")
-
-
-def _is_stepped(reader: Reader, name: Text, source: ast.expr) -> bool:
-    """Tell whether an expression is the property's own value and a number more or less."""
-    if isinstance(source, ast.Lambda) and source.args.args:
-        parameter, source = source.args.args[0].arg, source.body
-        own = {node.id for node in ast.walk(source) if isinstance(node, ast.Name)} == {parameter}
-    else:
-        own = isinstance(source, ast.BinOp) and Property(name) in reader.value(source.left)
-    if not (own and isinstance(source, ast.BinOp) and isinstance(source.op, ast.Add | ast.Sub)):
-        return False
-    return isinstance(source.right, ast.Constant) and _is_step(of(source.right.value))
-
-
 def _unpack(reader: Reader, targets: list[ast.expr], values: Values) -> None:
     for at, target in enumerate(targets):
         found = []
@@ -260,20 +253,6 @@ def _change_in(reader: Reader, owners: Values) -> None:
     for owner in owners:
         if (inside := property_in(owner)) is not None:
             reader.write(inside.name, "change")
-
-
-def _is_step(values: Values) -> bool:
-    known = constants(values)
-    return known is not None and all(type(one) in (int, float) and one != 0 for one in known)
-
-
-def _frozen(value: Any) -> Any:
-    """Return a constant as something that can be compared and kept in a set."""
-    try:
-        hash(value)
-    except TypeError:
-        return repr(value)
-    return value
 
 
 STATEMENTS: Final[Mapping[type[ast.stmt], Callable[[Reader, Any], None]]] = {

@@ -13,7 +13,7 @@ from onwhen.analysis._conditions import Filter, filter_of
 from onwhen.analysis._effects import NOTHING_SEEN, Effect, Emission, Reading, Write, passed_on, uncertain
 from onwhen.analysis._reader import Known, read
 from onwhen.analysis._sources import Place, condition_text, innermost, is_foreign, place_of
-from onwhen.analysis._texts import HOLE, Text, is_glob
+from onwhen.analysis._texts import HOLE, Text
 from onwhen.analysis._values import UNKNOWN, Values, of, union
 from onwhen.engine.chain import Middleware, name_of
 from onwhen.engine.rulebook import Rulebook
@@ -135,12 +135,13 @@ def _around(rule: Rule, book: Rulebook) -> tuple[Middleware, ...]:
 def _of_rule(
     rule: Rule, book: Rulebook, middleware: Sequence[Middleware], around: tuple[SeenMiddleware, ...]
 ) -> SeenRule:
-    known = Known(rule.subject, book.subject_type, _types(rule), _properties(rule))
+    known = Known(rule.subject, book, _types(rule), _properties(rule))
     asked = [read(condition.test, known) for condition in rule.conditions]
+    own = read(rule.function, known)
     return SeenRule(
         rule=rule,
         place=place_of(rule.function),
-        reading=Reading.of([*_effects(read(rule.function, known)), *_instead(middleware, known)]),
+        reading=Reading.of([*_effects(own), *_instead(middleware, known)], refuses=own.refuses),
         conditions=tuple(condition_text(condition.test) for condition in rule.conditions),
         asked=Reading.of([effect for seen in asked for effects in (seen.reads, seen.unseen) for effect in effects]),
         filter=filter_of(rule.conditions, known),
@@ -171,14 +172,7 @@ def _types(rule: Rule) -> Values:
 
 
 def _text(pattern: str) -> Text:
-    if not is_glob(pattern):
-        return Text.of(pattern)
-    if "?" in pattern or "[" in pattern:
-        return Text.of(HOLE)
-    parts: list[str | None] = []
-    for at, part in enumerate(pattern.split("*")):
-        parts += [HOLE, part] if at else [part]
-    return Text.of(*parts)
+    return Text.of(HOLE) if "?" in pattern or "[" in pattern else Text.between(pattern.split("*"))
 
 
 def _properties(rule: Rule) -> Values:
@@ -191,7 +185,7 @@ def _of_middleware(one: Any, book: Rulebook, subject: type[Subject]) -> SeenMidd
     found = innermost(one)
     is_ours = str(getattr(type(one) if is_foreign(found) else found, "__module__", "")).startswith(_OURS)
     place = place_of(one)
-    reading = read(one, Known(subject, book.subject_type), is_middleware=True)
+    reading = read(one, Known(subject, book), is_middleware=True)
     if is_ours:  # how it works is ours to know: what matters is what it sends
         has_own = not hasattr(one, _ALTERNATIVES)  # what those do is seen with the rule that they stand in for
         seen = [emission for emission in reading.emissions if has_own and not emission.type.is_unknown]
@@ -199,16 +193,14 @@ def _of_middleware(one: Any, book: Rulebook, subject: type[Subject]) -> SeenMidd
         unique = {str(emission.type): emission for emission in seen}
         reading = replace(NOTHING_SEEN, emissions=tuple(unique.values()), goes_on=type(one).__name__ in _RUNNERS)
     return SeenMiddleware(
-        name=name_of(one), subject=subject, place=place, reading=reading, goes_on=reading.goes_on, is_ours=is_ours
+        name=name_of(one),
+        subject=subject,
+        place=place,
+        reading=reading,
+        goes_on=reading.goes_on and not reading.refuses,
+        is_ours=is_ours,
     )
 
 
 def _declared(name: str, place: Place | None) -> Emission:
-    return Emission(
-        type=Text.of(name),
-        target=None,
-        is_timer=False,
-        key=None,
-        is_certain=False,
-        place=place or Place("?", 0),
-    )
+    return Emission(type=Text.of(name), is_certain=False, place=place or Place("?", 0))

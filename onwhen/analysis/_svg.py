@@ -15,6 +15,7 @@ from xml.sax.saxutils import escape
 
 from onwhen.analysis._graph import Edge, Graph, Node
 from onwhen.analysis._layout import Box, Line, lay_out
+from onwhen.analysis._looks import COLOURS, INK, LINE, LINES, above, visible
 
 __all__ = ["svg_of"]
 
@@ -25,26 +26,23 @@ _LONGEST: Final = 44  # characters of a label (a count)
 _PADDING: Final = 15.0
 _LEGEND: Final = 46.0  # height of the legend (pixels)
 
-_STYLE: Final = """
-text{font:13px ui-monospace,'DejaVu Sans Mono',Menlo,Consolas,monospace;fill:#1c2430}
-.small{font-size:11px;fill:#5b6675}
-.shape{stroke-width:1.4}
-.event .shape{fill:#e3effd;stroke:#3b7dd8}
-.rule .shape{fill:#fff3d6;stroke:#c98a10}
-.property .shape{fill:#e2f5e6;stroke:#3c9a55}
-.middleware .shape{fill:#f0e7fb;stroke:#8a5cc7}
-.unknown .shape{fill:#fde5e5;stroke:#d24a4a}
-.pattern .shape{stroke-dasharray:5 3}
-.edge{fill:none;stroke:#7d8896;stroke-width:1.4}
-.emits{stroke:#3b7dd8}
-.sets{stroke:#3c9a55}
-.unsure{stroke:#d24a4a}
-.timer{stroke-dasharray:9 4}
-.muted{stroke-dasharray:2 3}
-.matches{stroke-dasharray:1 4;stroke-linecap:round}
-.legend{fill:#6e7987;font-size:11px}
-"""
-_HEADS: Final = {"grey": "#7d8896", "blue": "#3b7dd8", "green": "#3c9a55", "red": "#d24a4a"}
+_STYLE: Final = "\n".join(
+    [
+        f"\ntext{{font:13px ui-monospace,'DejaVu Sans Mono',Menlo,Consolas,monospace;fill:{INK}}}",
+        ".small{font-size:11px;fill:#5b6675}",
+        ".shape{stroke-width:1.4}",
+        *(f".{kind} .shape{{fill:{fill};stroke:{border}}}" for kind, (fill, border) in COLOURS.items()),
+        ".pattern .shape{stroke-dasharray:5 3}",
+        f".edge{{fill:none;stroke:{LINE};stroke-width:1.4}}",
+        *(f".{kind}{{stroke:{LINES[kind]}}}" for kind in ("emits", "sets")),
+        f".unsure{{stroke:{COLOURS['unknown'][1]}}}",
+        ".timer{stroke-dasharray:9 4}",
+        ".muted{stroke-dasharray:2 3}",
+        ".matches{stroke-dasharray:1 4;stroke-linecap:round}",
+        ".legend{fill:#6e7987;font-size:11px}\n",
+    ]
+)
+_HEADS: Final = {"grey": LINE, "blue": LINES["emits"], "green": LINES["sets"], "red": COLOURS["unknown"][1]}
 
 
 def svg_of(graph: Graph, title: str = "") -> str:
@@ -94,14 +92,9 @@ def svg_of(graph: Graph, title: str = "") -> str:
 def _size(node: Node) -> tuple[float, float]:
     if node.kind == "unknown":
         return 32.0, 32.0
-    width = max(_cells(_cut(node.label)) * _CELL, _cells(_cut(_above(node))) * _SMALL_CELL)
+    width = max(_cells(_cut(node.label)) * _CELL, _cells(_cut(above(node))) * _SMALL_CELL)
     beside = 2 * _PADDING + (10.0 if node.kind in ("property", "event") else 0.0)
-    return max(width + beside, 60.0), 46.0 if _above(node) else 34.0
-
-
-def _above(node: Node) -> str:
-    """Return the small line above a label."""
-    return "middleware" if node.kind == "middleware" else node.group
+    return max(width + beside, 60.0), 46.0 if above(node) else 34.0
 
 
 def _drawn_node(node: Node, box: Box) -> str:
@@ -115,11 +108,11 @@ def _drawn_node(node: Node, box: Box) -> str:
     else:
         round = {"event": h / 2, "rule": 5.0}.get(node.kind, 0.0)
         shape = f'<rect class="shape" x="{_n(x)}" y="{_n(y)}" width="{_n(w)}" height="{_n(h)}" rx="{_n(round)}"/>'
-    middle, above = _n(x + w / 2), _above(node)
+    middle, small = _n(x + w / 2), above(node)
     words = ""
-    if above:
-        words += f'<text class="small" x="{middle}" y="{_n(y + 17)}" text-anchor="middle">{_text(_cut(above))}</text>'
-    base = y + 34 if above else y + h / 2 + 4.5
+    if small:
+        words += f'<text class="small" x="{middle}" y="{_n(y + 17)}" text-anchor="middle">{_text(_cut(small))}</text>'
+    base = y + 34 if small else y + h / 2 + 4.5
     words += f'<text x="{middle}" y="{_n(base)}" text-anchor="middle">{_text(_cut(node.label))}</text>'
     classes = f"{node.kind} pattern" if node.is_pattern else node.kind
     told = [f"{node.kind} {node.group}{'.' if node.group else ''}{node.label}", *node.notes]
@@ -225,13 +218,11 @@ def _lines_of(graph: Graph) -> Iterator[tuple[str, str, str]]:
 
 
 def _n(value: float) -> str:
-    return (
-        f"{value:.1f}".removesuffix(".0").replace("-0", "0") if abs(value) < 0.05 else f"{value:.1f}".removesuffix(".0")
-    )
+    return f"{value:z.1f}".removesuffix(".0")
 
 
 def _text(text: str) -> str:
-    return escape("".join(sign if sign.isprintable() or sign == "\n" else "\N{REPLACEMENT CHARACTER}" for sign in text))
+    return escape("\n".join(map(visible, text.split("\n"))))
 
 
 def _attribute(text: str) -> str:

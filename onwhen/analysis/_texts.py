@@ -50,6 +50,11 @@ class Text:
         """Return several texts as one."""
         return cls.of(*(part for text in texts for part in text.parts))
 
+    @classmethod
+    def between(cls, known: Iterable[str]) -> Text:
+        """Return a text of which some parts are known, with a hole between each two."""
+        return cls.of(*[part for one in known for part in (HOLE, one)][1:])
+
     @property
     def is_exact(self) -> bool:
         """Whether all of it is known."""

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
-from onwhen.analysis._texts import HOLE, Text
+from onwhen.analysis._texts import HOLE, Text, meets_prefix
+from onwhen.engine.rulebook import Rulebook
 from onwhen.engine.subjects import Subject
 
 __all__ = [
@@ -22,7 +23,6 @@ __all__ = [
     "NOTHING",
     "UNKNOWN",
     "Closure",
-    "Kind",
     "Live",
     "Mark",
     "Property",
@@ -31,7 +31,10 @@ __all__ = [
     "Values",
     "Verb",
     "attribute_of",
+    "classes_named",
+    "classes_of",
     "constants",
+    "copied",
     "is_of_ours",
     "item_of",
     "items",
@@ -118,7 +121,6 @@ class Closure:
     frame: Any
 
 
-Kind: TypeAlias = Mark | SubjectOf | Property | Verb | Live | Sequence | Closure | Text
 Values: TypeAlias = frozenset[Any]
 
 CTX: Final[Values] = frozenset({Mark.CTX})
@@ -155,7 +157,7 @@ def lives(values: Values) -> tuple[Any, ...]:
 
 
 def constants(values: Values) -> tuple[Any, ...] | None:
-    """Return the plain values that something may be, or None if it may be something else too."""
+    """Return the plain values that something may be, in a fixed order, or None if it may be something else too."""
     found: list[Any] = []
     for value in values:
         if isinstance(value, Text) and value.is_exact:
@@ -164,7 +166,7 @@ def constants(values: Values) -> tuple[Any, ...] | None:
             found.append(value.value)
         else:
             return None
-    return tuple(found) if found else None
+    return tuple(sorted(found, key=lambda one: one._name_ if isinstance(one, enum.Enum) else repr(one))) or None
 
 
 def _is_constant(value: Live) -> bool:
@@ -214,6 +216,23 @@ def property_in(owner: Any) -> Property | None:
     if isinstance(owner, Property):
         return owner
     return owner.owner if isinstance(owner, Verb) and isinstance(owner.owner, Property) else None
+
+
+def classes_of(subject: type[Subject]) -> list[type[Subject]]:
+    """Return a class of subjects and all that extend it."""
+    return [subject, *(found for cls in subject.__subclasses__() for found in classes_of(cls))]
+
+
+def classes_named(name: Text, book: Rulebook) -> set[type[Subject]]:
+    """Return the classes that the subject of a name, as far as that is known, may be of."""
+    return {book.subject_type(name.prefix)} | {
+        cls for cls in book.subject_types if meets_prefix(name, cls._prefix) == "maybe"
+    }
+
+
+def copied(value: Any) -> Values:
+    """Return a copy of something: what is in it is the same, but to change the copy changes nothing."""
+    return frozenset({Sequence((items(frozenset({value})),)) if isinstance(value, Property) else value})
 
 
 def items(values: Values) -> Values:

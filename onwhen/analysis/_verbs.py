@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import FunctionType, MethodType
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
+from onwhen.analysis._changes import set_property
 from onwhen.analysis._effects import Deferral, Emission
 from onwhen.analysis._expressions import formatted
 from onwhen.analysis._frames import Arguments
 from onwhen.analysis._passing import call_unknown
-from onwhen.analysis._statements import set_property
-from onwhen.analysis._texts import HOLE, Text, meets_prefix
+from onwhen.analysis._texts import HOLE, Text
 from onwhen.analysis._values import (
     NOTHING,
     UNKNOWN,
@@ -28,7 +28,9 @@ from onwhen.analysis._values import (
     Values,
     Verb,
     attribute_of,
+    classes_named,
     constants,
+    copied,
     item_of,
     lives,
     of,
@@ -43,8 +45,6 @@ if TYPE_CHECKING:
     from onwhen.analysis._reader import Reader
 
 __all__ = ["WholeEvent", "call_verb", "emit_by_bus"]
-
-_Handler: TypeAlias = "Callable[[Reader, Verb, Arguments, str], Values]"
 
 _MUTATORS: Final = frozenset(
     {
@@ -67,12 +67,9 @@ class WholeEvent(Sequence):
 def call_verb(reader: Reader, verb: Verb, arguments: Arguments, shown: str) -> Values:
     owner, name = verb.owner, verb.name
     if owner is Mark.CTX:
-        handler = _OF_CONTEXT.get(name)
-        return (
-            handler(reader, verb, arguments, shown) if handler is not None else call_unknown(reader, arguments, shown)
-        )
+        return _OF_CONTEXT[name](reader, arguments)
     if owner is EventBus:
-        return emit_by_bus(reader, verb, arguments, shown)
+        return emit_by_bus(reader, arguments, shown)
     if isinstance(owner, SubjectOf):
         return _call_of_subject(reader, owner, name, arguments, shown)
     if isinstance(owner, Property):
@@ -85,7 +82,7 @@ def call_verb(reader: Reader, verb: Verb, arguments: Arguments, shown: str) -> V
         emitted = _as_event(arguments) is not None
         if emitted or (name == "emit" and len(arguments.positional) >= 2 and _first_text(arguments) is not None):
             with reader.maybe():
-                return emit_by_bus(reader, verb, arguments, shown)
+                return emit_by_bus(reader, arguments, shown)
     return call_unknown(reader, arguments, shown)
 
 
@@ -107,7 +104,7 @@ def _first_text(arguments: Arguments) -> Text | None:
     return next((value for value in first if isinstance(value, Text) and not value.is_unknown), None)
 
 
-def _emit(reader: Reader, verb: Verb, arguments: Arguments, shown: str) -> Values:
+def _emit(reader: Reader, arguments: Arguments) -> Values:
     given = arguments.bind("event_type", "data", "subject")
     is_timer = not _is_none(given.get("delay")) or not _is_none(given.get("at"))
     _note_emissions(
@@ -116,17 +113,16 @@ def _emit(reader: Reader, verb: Verb, arguments: Arguments, shown: str) -> Value
     return UNKNOWN
 
 
-def emit_by_bus(reader: Reader, verb: Verb, arguments: Arguments, shown: str) -> Values:
+def emit_by_bus(reader: Reader, arguments: Arguments, shown: str) -> Values:
+    given = arguments.bind("event", "subject", "data")
     whole = _as_event(arguments)
     if whole is not None:
         types, target = whole.elements
         _note_emissions(reader, types, target, False, False, None)
-        return UNKNOWN
-    given = arguments.bind("event", "subject", "data")
-    if not arguments.is_open and not ({"event", "subject"} <= set(given)):
+    elif arguments.is_open or {"event", "subject"} <= set(given):
+        _note_emissions(reader, given.get("event"), given.get("subject"), arguments.is_open, False, None)
+    else:
         reader.unseen(f"calls {shown} with an event that cannot be told")
-        return UNKNOWN
-    _note_emissions(reader, given.get("event"), given.get("subject"), arguments.is_open, False, None)
     return UNKNOWN
 
 
@@ -175,37 +171,24 @@ def _is_none(values: Values | None) -> bool:
     return values is None or (len(values) == 1 and lives(values) == (None,))
 
 
-def _defer(reader: Reader, verb: Verb, arguments: Arguments, shown: str) -> Values:
+def _defer(reader: Reader, arguments: Arguments) -> Values:
     reader.note(Deferral(is_certain=True, place=reader.place))
     return UNKNOWN
 
 
-def _read(reader: Reader, verb: Verb, arguments: Arguments, shown: str) -> Values:
+def _read(reader: Reader, arguments: Arguments) -> Values:
     found: list[Values] = []
     for name in texts(arguments.bind("subject").get("subject", UNKNOWN)):
-        cls = class_of(name, reader.known.subject_type)
-        found.append(UNKNOWN if cls is None else frozenset({SubjectOf(cls, is_own=False)}))
+        cls, *others = classes_named(name, reader.known.book)
+        found.append(UNKNOWN if others else frozenset({SubjectOf(cls, is_own=False)}))
     return union(found)
 
 
-def class_of(name: Text, subject_type: Callable[[str], type[Subject]]) -> type[Subject] | None:
-    """Return the class of the subject of a name that is known in part, or None if it may be one of several."""
-    cls = subject_type(str(name) if name.is_exact else name.prefix)
-    if name.is_exact:
-        return cls
-    return cls if cls._prefix and meets_prefix(name, cls._prefix) == "always" and not _has_longer(cls) else None
-
-
-def _has_longer(cls: type[Subject]) -> bool:
-    """Tell whether there are classes for some of a class's subjects."""
-    return any(other._prefix.startswith(cls._prefix) and other._prefix != cls._prefix for other in cls.__subclasses__())
-
-
-def _bus(reader: Reader, verb: Verb, arguments: Arguments, shown: str) -> Values:
-    return UNKNOWN
-
-
-_OF_CONTEXT: Final[Mapping[str, _Handler]] = {"emit": _emit, "defer": _defer, "read": _read, "bus": _bus}
+_OF_CONTEXT: Final[Mapping[str, Callable[[Reader, Arguments], Values]]] = {
+    "emit": _emit,
+    "defer": _defer,
+    "read": _read,
+}
 
 
 # -- the subject -------------------------------------------------------------------------------------------------
@@ -215,7 +198,8 @@ def _call_of_subject(reader: Reader, owner: SubjectOf, name: str, arguments: Arg
     if name in ("get", "has"):
         given = arguments.bind("name", "default")
         names = texts(given.get("name", UNKNOWN))
-        found = union(reader.look(owner, one, is_question=name == "has") for one in names)
+        with reader.maybe(len(names) > 1, is_doubtful=True):
+            found = union(reader.look(owner, one, is_question=name == "has") for one in names)
         default = given.get("default", NOTHING) - UNKNOWN
         return union((found, default)) if name == "get" else UNKNOWN
     if name in ("set", "delete"):
@@ -226,7 +210,7 @@ def _call_of_subject(reader: Reader, owner: SubjectOf, name: str, arguments: Arg
         if owner.is_own:
             reader.write(Text.of(HOLE), "flush")
         return UNKNOWN
-    if name == "load":
+    if name in ("load", "keys"):  # to ask keys() is to ask the subject
         return frozenset({owner})
     if name in dir(Subject):
         return UNKNOWN
@@ -250,7 +234,7 @@ def _set_or_delete(reader: Reader, verb: str, arguments: Arguments) -> None:
     muted = known is not None and all(known)
     source = reader.argument(1, "value")
     for name in names:
-        with reader.maybe(len(names) > 1):
+        with reader.maybe(len(names) > 1, is_doubtful=True):
             if verb == "delete":
                 reader.write(name, "delete", is_muted=muted)
             else:
@@ -269,7 +253,9 @@ def _call_in_property(reader: Reader, owner: Property, name: str, arguments: Arg
         reader.write(owner.name, "change", change="always" if name in _ALWAYS else "unknown")
         return frozenset({replace(owner, is_whole=False)})
     if name in _PLAIN:
-        return frozenset({replace(owner, is_whole=False)}) if name in ("get", "values", "items", "copy") else UNKNOWN
+        if name == "copy":
+            return copied(owner)
+        return frozenset({replace(owner, is_whole=False)}) if name in ("get", "values", "items") else UNKNOWN
     if field is not None or not isinstance(codec, TypedCodec):
         reader.unseen(f"calls {shown}(), which may change property {owner.name}")
     return UNKNOWN

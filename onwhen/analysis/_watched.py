@@ -5,13 +5,14 @@ Belongs here: which properties a trigger and its conditions leave over. It must 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 from onwhen.analysis._flow import are_related
 from onwhen.analysis._survey import SeenRule
 from onwhen.analysis._texts import Text, meets
+from onwhen.analysis._values import classes_of
+from onwhen.engine.fields import TypedCodec
 from onwhen.engine.subjects import Subject
 from onwhen.engine.triggers import Trigger
 
@@ -43,15 +44,8 @@ class Watched:
         """Tell whether a change of the other one is a change of this."""
         if other == self or other.name in self.without or are_related(other.cls, self.cls) == "never":
             return False
-        known = Text.of(*_split(other.name))
+        known = Text.between(other.name.split(ANY))
         return meets(known, self.name) != "never" if self.is_pattern or other.is_pattern else other.name == self.name
-
-
-def _split(name: str) -> Iterator[str | None]:
-    for at, part in enumerate(name.split(ANY)):
-        if at:
-            yield None
-        yield part
 
 
 def watched_by(rule: SeenRule, trigger: Trigger) -> list[Watched]:
@@ -61,7 +55,8 @@ def watched_by(rule: SeenRule, trigger: Trigger) -> list[Watched]:
         return [Watched(cls, name) for name in trigger.properties if name in names]
     if names.only is not None:
         return [Watched(cls, str(name)) for name in sorted(map(_text, names.only)) if name]
-    return [Watched(cls, ANY, frozenset(map(_text, names.without)))]
+    begins = names.prefixes[0] if names.prefixes else ("",)
+    return [Watched(cls, f"{prefix}{ANY}", frozenset(map(_text, names.without))) for prefix in begins]
 
 
 def _text(value: Any) -> str:
@@ -69,5 +64,9 @@ def _text(value: Any) -> str:
 
 
 def owner_of(cls: type[Subject], name: str) -> type[Subject]:
-    """Return the class that declares a property that a class has."""
-    return next((base for base in cls.__mro__ if name in vars(base).get("_declared", ())), cls)
+    """Return the class that declares a property: a base of a class, or the only one that extends it and has it."""
+    has_it = [one for one in cls.__mro__ if name in vars(one).get("_declared", ())]
+    if not has_it and isinstance(cls._codec, TypedCodec):
+        has_it = [one for one in classes_of(cls) if name in vars(one)["_declared"]]
+        return has_it[0] if len(has_it) == 1 else cls
+    return has_it[0] if has_it else cls

@@ -75,10 +75,10 @@ class EagerStarter:
             if caller is not None:
                 asyncio._enter_task(loop, caller)
 
-    def cancel(self) -> None:
-        """Cancel what was started and has not ended."""
+    def cancel(self, why: str | None = None) -> None:
+        """Cancel what was started and has not ended; `why` is what its CancelledError says."""
         for runner in tuple(self._busy):
-            runner.task.cancel()
+            runner.task.cancel(why)
 
     def close(self) -> None:
         """End the idle tasks; those that are at work end when they are done."""
@@ -178,7 +178,7 @@ def _carry_on(
     error: BaseException | None = cancelled
     if asyncio.isfuture(waits_for):
         waits_for._asyncio_future_blocking = True  # what tells the task that it was awaited, not yielded
-        if error is not None and waits_for.cancel():
+        if error is not None and waits_for.cancel(*error.args):
             error = None
     value: Any = None
     while True:

@@ -90,7 +90,7 @@ class Next:
         if self._rest is None:
             self._before = dict(ctx._metadata or ()), ctx._stamps
         else:
-            ctx._error, ctx._stopped_by, ctx._handled_by = None, "", ""
+            ctx._error, ctx._raised, ctx._stopped_by, ctx._handled_by = None, None, "", ""
             metadata, ctx._stamps = self._before
             ctx._metadata = dict(metadata)
         self._may_repeat = False
@@ -98,10 +98,13 @@ class Next:
         return self._rest
 
     async def _attempt(self) -> None:
+        ctx = self._ctx
         try:
-            await undone_if_it_fails(self._ctx, self._call)
-        except Exception:
-            self._may_repeat = self._ctx._error is None or isinstance(self._ctx._error, Exception)
+            await undone_if_it_fails(ctx, self._call)
+        except Exception as error:
+            self._may_repeat = ctx._error is None or isinstance(ctx._error, Exception)
+            if ctx._error is None:
+                ctx._raised = error, self._name  # all that was run is undone
             raise
 
     def _check_open(self) -> None:
@@ -119,17 +122,20 @@ class Next:
         if rest is None:
             return False
         if getattr(rest, "cr_frame", None) is not None:
-            rest.close()
             raise MiddlewareError(f"middleware {self._name} called next() and did not await it; write 'await next()'")
         return True
 
-    def abandon(self) -> None:
-        """Cut off what of the rest still runs, in a task for instance, because the middleware has raised an error."""
+    def abandon(self) -> bool:
+        """Cut off what of the rest still runs, in a task for instance; tell whether the rest had come to its end."""
         self._is_over = True
         rest = self._rest
-        if rest is not None and getattr(rest, "cr_frame", None) is not None:
-            with suppress(RuntimeError, ValueError):  # it does not end when it is told to: then there is no more to do
-                rest.close()
+        if rest is None:
+            return False
+        if getattr(rest, "cr_frame", None) is None:
+            return True
+        with suppress(RuntimeError, ValueError):  # it does not end when it is told to: then there is no more to do
+            rest.close()
+        return False
 
 
 def compose(middleware: Sequence[Middleware], innermost: Call) -> Call:
@@ -176,9 +182,22 @@ async def undone_if_it_fails(ctx: Context[Any], call: Callable[[Context[Any]], A
 
 def check(middleware: Any) -> None:
     """Refuse what cannot be a middleware, with an error that says what can."""
+    if isinstance(middleware, type):
+        name = middleware.__name__
+        raise RuleDefinitionError(f"{name} is a class, and a middleware is an object of it: write {name}(...)")
     call = getattr(type(middleware), "__call__", None)  # noqa: B004
     if not (inspect.iscoroutinefunction(middleware) or inspect.iscoroutinefunction(call)):
         raise RuleDefinitionError(f"a middleware must be an 'async def mw(ctx, next)', not {middleware!r}")
+    try:
+        inspect.signature(middleware, follow_wrapped=False).bind(None, None)
+    except ValueError:  # there is nothing that says what it takes
+        return
+    except TypeError as error:
+        name = name_of(middleware)
+        raise RuleDefinitionError(
+            f"middleware {name} must take two arguments, the context and what to call to go on, as in "
+            f"'async def {name}(ctx, next)', but called so it says: {error}"
+        ) from None
 
 
 def name_of(middleware: Any) -> str:
@@ -194,12 +213,26 @@ def _link(middleware: Middleware, inner: Call) -> Call:
         next = Next(inner, ctx, name)
         try:
             await middleware(ctx, next)
-        except BaseException:
-            next.abandon()
+            was_run = next.finished()
+        except BaseException as error:
+            if not next.abandon() or ctx._raised is not None:
+                ctx._raised = error, name
             raise
-        if not next.finished():
+        if not was_run:
             ctx._stopped_by = name
-        elif ctx._error is not None and not ctx._handled_by:
+            return
+        if ctx._raised is not None:
+            _own_up(ctx, *ctx._raised)
+        if ctx._error is not None and not ctx._handled_by:
             ctx._handled_by = name
 
     return call
+
+
+def _own_up(ctx: Context[Any], error: BaseException, name: str) -> None:
+    """Say what has become of a run whose rest a middleware has kept from being run, by an error that was swallowed."""
+    ctx._raised = None
+    if ctx.rule is None:
+        ctx._stopped_by = name
+    elif ctx._error is None:
+        ctx._error = error

@@ -77,6 +77,7 @@ class Context(msgspec.Struct, Generic[S], eq=False):
     _stopped_by: str = ""
     _handled_by: str = ""
     _error: BaseException | None = None
+    _raised: tuple[BaseException, str] | None = None  # by a middleware that kept the rest from being run, and its name
     _is_over: bool = False
 
     # -- what happened

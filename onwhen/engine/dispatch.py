@@ -17,7 +17,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import msgspec
 
 from onwhen.engine._eager import EagerStarter
-from onwhen.engine.endings import ends_the_loop
+from onwhen.engine.endings import TAKEN_AWAY, ends_the_loop
 from onwhen.engine.room import Room
 
 __all__ = ["LATER", "Dispatcher"]
@@ -334,7 +334,7 @@ class Dispatcher(Generic[_W]):
 
     def cancel(self) -> None:
         """Cancel what is being done."""
-        self._starter.cancel()
+        self._starter.cancel(TAKEN_AWAY)
 
     def close(self) -> None:
         """Let go of the idle tasks; work that waits is dropped with the dispatcher."""
@@ -446,7 +446,7 @@ class Dispatcher(Generic[_W]):
         self._end(lane)
 
     def _end(self, lane: _Lane[_W]) -> None:
-        """End what was `LATER`; many such ends come at once, so what is ready then is begun together, a moment later."""
+        """End what was `LATER`; many come at once, so what is ready is begun together, a moment later."""
         self._set_free(lane)
         if self._ready and not self._is_called:
             self._is_called = True

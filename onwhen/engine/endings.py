@@ -12,7 +12,10 @@ from typing import Any, Final
 
 from onwhen.errors import RuleTimeout
 
-__all__ = ["ends_the_loop", "ends_the_program", "ends_the_turn", "timed"]
+__all__ = ["TAKEN_AWAY", "ends_the_loop", "ends_the_program", "ends_the_turn", "is_taken_away", "timed"]
+
+TAKEN_AWAY: Final = "the turn is not this worker's any more"
+"""What a cancellation says by which the engine itself ends turns, as when it hands a partition over."""
 
 
 _ENDED: Final = object()
@@ -90,6 +93,11 @@ def ends_the_program(error: BaseException) -> bool:
     if isinstance(error, GeneratorExit):
         return error.__traceback__ is not None and error.__traceback__.tb_next is None
     return isinstance(error, KeyboardInterrupt | SystemExit)
+
+
+def is_taken_away(error: BaseException) -> bool:
+    """Tell whether the engine itself has ended the turn; it has done nothing wrong, and another worker runs it."""
+    return isinstance(error, asyncio.CancelledError) and TAKEN_AWAY in error.args
 
 
 def ends_the_turn(error: BaseException) -> bool:

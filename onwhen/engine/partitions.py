@@ -53,6 +53,8 @@ def owned(text: str, partitions: int) -> frozenset[int]:
 
 
 def _every(place: int, workers: int, partitions: int) -> frozenset[int]:
+    if not workers:
+        raise ValueError(_HOW)
     if place >= workers:
         raise ValueError(f"places are counted from 0, so the last of {workers} is {workers - 1}")
     if place >= partitions:

@@ -5,7 +5,7 @@ Belongs here: what is counted. It must not know who reads it, nor how that is sh
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from onwhen.engine.store import Answer, Commit
 
@@ -55,6 +55,15 @@ class Tally:
     retries: dict[str, int] = field(default_factory=dict)
     parked: dict[str, int] = field(default_factory=dict)
     dead: dict[str, int] = field(default_factory=dict)
+
+    def add(self, other: Tally) -> None:
+        """Count what another one has counted, too."""
+        for name in (one.name for one in fields(self)):
+            mine, more = getattr(self, name), getattr(other, name)
+            if isinstance(more, dict):
+                mine.update({rule: mine.get(rule, 0) + count for rule, count in more.items()})
+            else:
+                setattr(self, name, mine + more)
 
     def refused(self, answer: Answer) -> None:
         """Count a turn that was not committed, and will not be."""

@@ -38,29 +38,35 @@ class _Announcement:
 
 
 class Announcements:
-    """What is still to be said through one bus, oldest first."""
+    """What is still to be said through one bus, oldest first; of more than a thousand the oldest are forgotten.
+
+    Attributes:
+        owed: that; empty if there is nothing to `say`.
+    """
+
+    __slots__ = ("_end", "owed")
 
     def __init__(self) -> None:
-        self._owed: deque[_Announcement] = deque(maxlen=_MOST)
+        self.owed: deque[_Announcement] = deque(maxlen=_MOST)
         self._end: Callable[[], None] | None = None
 
     def add(self, type: str, subject: str, data: dict[str, Any]) -> None:
         """Note what is to be said; `say` says it."""
-        self._owed.append(_Announcement(type, subject, data))
+        self.owed.append(_Announcement(type, subject, data))
 
     def say(self, ctx: Context[Any]) -> bool:
         """Send what no other turn is sending; tell whether this one is sending anything."""
-        if not self._owed:
+        if not self.owed:
             return False
         turn, log, now, says = ctx.turn.event.id, ctx._effects.state.log, time.monotonic(), False
-        for one in tuple(self._owed):
+        for one in tuple(self.owed):
             # In the turn that has sent it already, it may have been undone meanwhile.
             is_undone = one.turn == turn and not any(entry is one.sent for entry in log)
             if not one.turn or is_undone or one.patience < now:
                 one.turn, one.sent = turn, ctx.emit(one.type, one.data, one.subject).event
                 one.patience = now + (ctx.bus.limits.turn_timeout or _LONG)
                 if one.sent is not None and one.sent.depth > ctx.bus.limits.max_depth:
-                    self._owed.remove(one)  # its chain is too long, so it is a dead letter already
+                    self.owed.remove(one)  # its chain is too long, so it is a dead letter already
             says = says or one.turn == turn
         if self._end is None:
             self._end = ctx.bus.observe(self._look)
@@ -68,11 +74,11 @@ class Announcements:
 
     def _look(self, outcome: Outcome) -> None:
         """Take note of a turn that is committed, with what it was to say or without it."""
-        for one in [one for one in self._owed if one.turn == outcome.event.id]:
+        for one in [one for one in self.owed if one.turn == outcome.event.id]:
             if any(one.sent is message for run in outcome.runs for message in run.messages):
-                self._owed.remove(one)
+                self.owed.remove(one)
             else:
                 one.turn, one.sent = "", None
-        if not self._owed and self._end is not None:
+        if not self.owed and self._end is not None:
             self._end()
             self._end = None

@@ -12,6 +12,8 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
+from onwhen.middleware._moments import AGREE
+
 __all__ = ["Admission", "Result", "State", "Status", "Terms", "admit", "closed", "joined", "settle"]
 
 Status: TypeAlias = Literal["closed", "open", "half_open"]
@@ -97,9 +99,10 @@ def admit(state: State, terms: Terms, now: int, probe: str, probe_for: int) -> A
     """
     if state.status == "closed":
         return Admission(state, "go")
-    if state.status == "open" and now < state.until:
+    was_set_back = state.since - now > AGREE  # the clock; nobody is to wait until it is there again
+    if state.status == "open" and now < state.until and not was_set_back:
         return Admission(state, "no", state.until - now)
-    if state.probe and now < state.probe_until:
+    if state.probe and now < state.probe_until and not was_set_back:
         # It will be known any moment whether the circuit closes; those that wait are not to wait for the worst case.
         soon = max(terms.open_for // _PARTS, _SHORTEST_WAIT)
         return Admission(state, "no", min(soon, state.probe_until - now))
@@ -159,7 +162,10 @@ def _counted(state: State, terms: Terms, now: int, failed: int) -> tuple[Part, .
     """Return the calls of the window with one more."""
     if terms.rate is None:
         return ()
-    return _within((*state.calls, (_part(terms, now), 1, failed)), terms, now)
+    number, calls = _part(terms, now), state.calls
+    if calls and calls[-1][0] == number:  # as most are; what is too old has left when the first of the part came
+        return (*calls[:-1], (number, calls[-1][1] + 1, calls[-1][2] + failed))
+    return _within((*calls, (number, 1, failed)), terms, now)
 
 
 def _within(calls: tuple[Part, ...], terms: Terms, now: int) -> tuple[Part, ...]:

@@ -7,8 +7,8 @@ while the store does not answer. It must not know of rules and events.
 from __future__ import annotations
 
 from collections.abc import Callable
+from os import urandom
 from typing import Final, Protocol
-from uuid import uuid4
 
 import msgspec
 
@@ -50,6 +50,14 @@ class Circuit(Protocol):
         """What is known of it."""
         ...
 
+    def is_closed(self) -> bool:
+        """Tell whether a call may go through without asking: it is closed, and that is known well enough."""
+        ...
+
+    def succeed(self) -> bool:
+        """Take note that a call has succeeded; False if that is more than a note, so that it has to `leave`."""
+        ...
+
     async def enter(self, probe_for: int) -> Entry:
         """Ask whether a call may go through; `probe_for`: how long one that is tried may take (microseconds)."""
         ...
@@ -74,20 +82,27 @@ class Local:
         self._terms = terms
         self._clock = clock
 
+    def is_closed(self) -> bool:
+        """See `Circuit.is_closed`."""
+        return self.state.status == "closed"
+
+    def succeed(self) -> bool:
+        """See `Circuit.succeed`."""
+        if self.state.failures:
+            return False
+        if self._terms.rate is not None:
+            self.state = settle(self.state, self._terms, micros(self._clock.now()), "", "ok")
+        return True
+
     async def enter(self, probe_for: int) -> Entry:
         """See `Circuit.enter`."""
-        before = self.state
-        if before.status == "closed":
-            return _GO
-        entry = _entry(before, self._terms, micros(self._clock.now()), uuid4().hex, probe_for)
+        entry = _entry(self.state, self._terms, micros(self._clock.now()), urandom(16).hex(), probe_for)
         self.state = entry.after
         return entry
 
     async def leave(self, probe: str, result: Result) -> tuple[State, State]:
         """See `Circuit.leave`."""
         before = self.state
-        if result == "ok" and before is closed and self._terms.rate is None:
-            return before, before
         self.state = settle(before, self._terms, micros(self._clock.now()), probe, result)
         return before, self.state
 
@@ -117,6 +132,18 @@ class Together:
         """What was last seen of it."""
         return self._shared.known or closed
 
+    def is_closed(self) -> bool:
+        """See `Circuit.is_closed`."""
+        return self.state.status == "closed" and self._has_looked()
+
+    def succeed(self) -> bool:
+        """See `Circuit.succeed`."""
+        if self.state.failures:
+            return False
+        if self._terms.rate is not None:
+            self._untold = settle(self._untold, self._terms, self._shared.now(), "", "ok")
+        return True
+
     async def enter(self, probe_for: int) -> Entry:
         """See `Circuit.enter`."""
         shared, terms = self._shared, self._terms
@@ -124,12 +151,12 @@ class Together:
 
         def decide(known: State | None, now: int) -> State | None:
             nonlocal entry, probe
-            probe = probe or uuid4().hex  # of all tries the same: after a lost answer it is what is found there
+            probe = probe or urandom(16).hex()  # of all tries the same: after a lost answer it is what is found there
             entry = _entry(known or closed, terms, now, probe, probe_for)
             return entry.after if entry.after is not entry.before else None
 
         try:
-            if shared.looked is None or not 0 <= shared.now() - shared.looked < self._look:
+            if not self._has_looked():
                 await shared.look()
                 await self._tell_successes()
             if self.state.status != "closed":
@@ -140,23 +167,19 @@ class Together:
 
     async def leave(self, probe: str, result: Result) -> tuple[State, State]:
         """See `Circuit.leave`."""
-        if result == "ok" and not probe and not self.state.failures:
-            if self._terms.rate is not None:
-                self._note_success()
-            return closed, closed
         before = after = closed
+        told, self._untold = self._untold, closed  # before it is awaited: what comes meanwhile is told next time
 
         def decide(known: State | None, now: int) -> State | None:
             nonlocal before, after
             before = known or closed
-            after = settle(joined(before, self._untold, self._terms, now), self._terms, now, probe, result)
+            after = settle(joined(before, told, self._terms, now), self._terms, now, probe, result)
             return after if after != before else None
 
         try:
             await self._shared.change(decide, self._ttl)
         except StoreError:
             self._alone(decide)
-        self._untold = closed
         return before, after
 
     def _alone(self, decide: Callable[[State | None, int], State | None]) -> None:
@@ -164,8 +187,10 @@ class Together:
         if (after := decide(self._shared.known, self._shared.now())) is not None:
             self._shared.assume(after)
 
-    def _note_success(self) -> None:
-        self._untold = settle(self._untold, self._terms, self._shared.now(), "", "ok")
+    def _has_looked(self) -> bool:
+        """Tell whether what is known is new enough."""
+        shared = self._shared
+        return shared.looked is not None and 0 <= shared.now() - shared.looked < self._look
 
     async def _tell_successes(self) -> None:
         """Add our successes where somebody counts failures; a circuit without any needs none."""

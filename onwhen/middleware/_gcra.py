@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import msgspec
 
+from onwhen.middleware._moments import AGREE
+
 __all__ = ["Pace", "Permit", "Queue", "decide", "idle"]
 
 
@@ -34,11 +36,13 @@ class Queue(msgspec.Struct, frozen=True, omit_defaults=True):
             were let through, so the bound holds whatever became of the others.
         back: the end of the line: the place that was given away last to one who came for the first time.
         front: the same, for those who came back and were too early all the same; they go before all who come anew.
+        seen: when this was decided.
     """
 
     due: int = 0
     back: int = 0
     front: int = 0
+    seen: int = 0
 
 
 class Permit(msgspec.Struct, frozen=True):
@@ -62,7 +66,7 @@ def decide(queue: Queue, pace: Pace, now: int, *, again: bool = False, waits: bo
 
     A place in line is a moment, one `interval` behind the one before, so that those who were sent away do not come back
     all at once. It is no promise: who comes is judged by when he really comes. But who comes for the first time stays
-    behind those who have a place.
+    behind those who have a place. Where the clock was set back, all moments are moved with it.
 
     Args:
         queue: what is known.
@@ -71,14 +75,17 @@ def decide(queue: Queue, pace: Pace, now: int, *, again: bool = False, waits: bo
         again: it has been sent away before.
         waits: it will come back; if not, it takes no place.
     """
-    earliest = max(queue.due, now) - (pace.burst - 1) * pace.interval
+    if (behind := queue.seen - now) > AGREE:  # nobody is to wait until the clock is there again
+        queue = Queue(queue.due - behind, queue.back - behind, queue.front - behind, now)
+    due = max(queue.due, now)
+    earliest = due - (pace.burst - 1) * pace.interval
     is_first_in_line = again or not waits or queue.back <= now
     if earliest <= now and is_first_in_line:
-        return Permit(Queue(max(queue.due, now) + pace.interval, queue.back, queue.front))
+        return Permit(Queue(due + pace.interval, queue.back, queue.front, now))
     if not waits:
         return Permit(queue, max(earliest - now, 1))
     if again:
         place = max(earliest, queue.front + pace.interval, now + 1)
-        return Permit(Queue(queue.due, max(queue.back, place), place), place - now)
+        return Permit(Queue(queue.due, max(queue.back, place), place, now), place - now)
     place = max(earliest, queue.back + pace.interval, now + 1)
-    return Permit(Queue(queue.due, place, queue.front), place - now)
+    return Permit(Queue(queue.due, place, queue.front, now), place - now)

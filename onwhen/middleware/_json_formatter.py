@@ -48,7 +48,9 @@ class JsonFormatter(logging.Formatter):
         for name, value in vars(record).items():
             if name not in _STANDARD:
                 key = _text(name)
-                fields[f"extra_{key}" if key in fields or key in last else key] = values.plain(value)
+                while key in fields or key in last:
+                    key = f"extra_{key}"
+                fields[key] = values.plain(value)
         return json.dumps(fields | last, allow_nan=False)
 
     def _traces(self, record: logging.LogRecord) -> dict[str, str]:
@@ -57,7 +59,7 @@ class JsonFormatter(logging.Formatter):
             if record.exc_info and not record.exc_text:
                 record.exc_text = self.formatException(record.exc_info)
             if record.exc_text:
-                traces["exception"] = _text(record.exc_text)
+                traces["exception"] = _text(_end_of(record.exc_text))
         except Exception as error:
             traces["exception"] = _unreadable(error)
         if record.stack_info:
@@ -144,6 +146,11 @@ def _text(value: Any) -> str:
         return text if text.isascii() else text.encode(errors="backslashreplace").decode()
     except Exception as error:
         return _unreadable(error)
+
+
+def _end_of(trace: str) -> str:
+    """Return a traceback without its beginning, if it is too long: what was raised, and where, is at its end."""
+    return trace if len(trace) <= _MAX_TEXT else f"…{trace[1 - _MAX_TEXT :]}"
 
 
 def _unreadable(error: Exception) -> str:

@@ -267,8 +267,7 @@ def of_circuits(states: Mapping[str, str]) -> Iterator[Metric]:
         return
     counts = dict.fromkeys(_STATES, 0)
     for state in states.values():
-        if state in counts:
-            counts[state] += 1
+        counts[state] += 1
     shown = sorted(states.items(), key=lambda item: (item[1] == "closed", item[0]))[:_MOST_CIRCUITS]
     yield _CIRCUITS.family([((state,), count) for state, count in counts.items()])
     yield _CIRCUIT.family([((key, state), state == now) for key, now in sorted(shown) for state in _STATES])

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from onwhen.engine.events import SUBJECT_PROPERTY_CHANGED, SUBJECT_PROPERTY_DELETED, Event
 from onwhen.errors import RuleDefinitionError
 from onwhen.middleware._safe_text import safe
 
@@ -22,6 +23,8 @@ _MAX_SIZE: Final = 10_000  # characters kept of all together, counted roughly as
 _MAX_PATH: Final = 1000  # characters of a path that are compared; the end of it is
 _MAX_BITS: Final = 1024  # of a whole number that is shown; formatters may refuse to write a longer one
 _PLAIN: Final = (bool, float, type(None))
+_OF_PROPERTIES: Final = (SUBJECT_PROPERTY_CHANGED, SUBJECT_PROPERTY_DELETED)
+_NO_NAMES: Final[Mapping[str, str]] = {}
 
 
 class Redaction:
@@ -60,10 +63,19 @@ class Redaction:
             return safe(data, _MAX_TEXT)
         return self._copy(data, "", _Room())
 
+    def of_event(self, event: Event) -> Any:
+        """Return a copy of an event's data; in a property event, a value has the name of the property as well."""
+        data = event.data
+        if event.type in _OF_PROPERTIES and isinstance(data, Mapping) and isinstance(data.get("property_name"), str):
+            property = data["property_name"]
+            return self._of_mapping(data, "", _Room(), {"old_value": property, "value": property})
+        return self(data)
+
     def _copy(self, value: Any, path: str, room: _Room) -> Any:
         if isinstance(value, Mapping):
             return self._of_mapping(value, path, room)
         if isinstance(value, list | tuple):
+            room.left -= 4
             copied: list[Any] = []
             for index, item in enumerate(value):
                 if room.left <= 0:
@@ -82,7 +94,10 @@ class Redaction:
         room.left -= min(len(text), _MAX_TEXT)
         return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"
 
-    def _of_mapping(self, value: Mapping[str, Any], path: str, room: _Room) -> dict[str, Any]:
+    def _of_mapping(
+        self, value: Mapping[str, Any], path: str, room: _Room, known_as: Mapping[str, str] = _NO_NAMES
+    ) -> dict[str, Any]:
+        room.left -= 4
         copied: dict[str, Any] = {}
         for index, (name, item) in enumerate(value.items()):
             if room.left <= 0:
@@ -90,10 +105,20 @@ class Redaction:
                 break
             kept = name if len(name) <= _MAX_TEXT else name[: _MAX_TEXT - 1] + "…"
             room.left -= len(kept) + 4
-            inner = f"{path}.{name.casefold()}"[-_MAX_PATH:] if path else name.casefold()[-_MAX_PATH:]
-            is_secret = self._secret is not None and self._secret.fullmatch(inner)
+            inner = _below(path, name)
+            is_secret = self._is_secret(inner)
+            if name in known_as:
+                inner = _below(path, known_as[name])
+                is_secret = is_secret or self._is_secret(inner)
             copied[kept] = REDACTED if is_secret else self._copy(item, inner, room)
         return copied
+
+    def _is_secret(self, path: str) -> bool:
+        return self._secret is not None and self._secret.fullmatch(path) is not None
+
+
+def _below(path: str, name: str) -> str:
+    return (f"{path}.{name.casefold()}" if path else name.casefold())[-_MAX_PATH:]
 
 
 class _Room:

@@ -128,6 +128,8 @@ class Chosen:
             raise _refusal(
                 f"{self.name} has no option {' or '.join(map(repr, unknown))}; it has {', '.join((*known, _ONLY))}"
             )
+        if missing := [option for option, one in known.items() if _is_needed(one) and option not in options]:
+            raise _refusal(f"{self.name} needs {' and '.join(missing)}: it has {', '.join((*known, _ONLY))}")
         several = next((name for name, one in known.items() if one.kind is one.VAR_POSITIONAL), None)
         given = options.pop(several, ()) if several is not None else ()
         try:
@@ -237,10 +239,12 @@ def _one(entry: Any) -> Chosen:
     if name not in KINDS:
         raise ValueError(f"there is no middleware {name!r:.100}; there are {', '.join(KINDS)}")
     options = dict(options)
+    is_for_all = _ONLY not in options
     only = options.pop(_ONLY, ())
     if isinstance(only, str):
         only = (only,)
-    if not isinstance(only, list | tuple) or not all(isinstance(pattern, str) and pattern for pattern in only):
+    is_list = isinstance(only, list | tuple) and all(isinstance(pattern, str) and pattern for pattern in only)
+    if not is_list or not (only or is_for_all):
         wanted = '["tickets.escalate", "billing.*"]'
         raise ValueError(f"{name}: {_ONLY} takes ids of rules, or globs of such, as {wanted}; not {only!r:.100}")
     return Chosen(name=name, options=options, only=tuple(only))
@@ -252,6 +256,10 @@ def _duration(text: str) -> timedelta | str:
         return TypeAdapter(timedelta).validate_python(text)
     except ValidationError:
         return text
+
+
+def _is_needed(option: inspect.Parameter) -> bool:
+    return option.default is option.empty and option.kind is not option.VAR_POSITIONAL
 
 
 def _named(name: str, where: str) -> Any:

@@ -4,7 +4,8 @@ Belongs here: reading and changing one cell of a store, the store's clock, and w
 know what the value is, nor what a middleware decides by it.
 
 Source: optimistic concurrency by compare and set, with something unique in each new value, so that a call that is sent
-again after a lost answer is known for the one that it is.
+again after a lost answer is known for the one that it is. M. Brooker, "Exponential Backoff And Jitter", AWS
+Architecture Blog, 2015, for the pauses of those that others were faster than.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from hashlib import blake2b
+from os import urandom
+from random import random
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
-from uuid import uuid4
 
 import msgspec
 
 from onwhen.engine.clock import Clock
 from onwhen.errors import StoreError
 from onwhen.middleware._moments import micros
+from onwhen.middleware._options import LONGEST
 
 if TYPE_CHECKING:
     from onwhen.engine.store import Cell, Store
@@ -27,7 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["Shared", "cell_key"]
 
 _PATIENCE: Final = 2.0  # seconds for one answer; whoever asks is in the middle of a turn
-_TRIES: Final = 32  # of changing a value that others change as well (a count); at each, one of them succeeds
+_TRIES: Final = 64  # of changing a value that others change as well (a count); at each, one of them succeeds
+_AT_ONCE: Final = 2  # of these without a pause (a count)
+_PAUSES: Final = 0.004, 0.064  # seconds, at most: the first, and the longest
 _LONGEST_KEY: Final = 400  # bytes; a store takes 512
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -84,7 +89,7 @@ class Shared(Generic[T]):
         Args:
             decide: given the value, and the store's time (microseconds), it returns the new one; or None to leave it.
                 It may be called several times, and must have no effects.
-            ttl: how long a value is to be kept (seconds).
+            ttl: how long a value is to be kept (seconds; what is more than a store takes is cut off).
 
         Returns:
             The new value, which nobody has changed before; None if `decide` left it.
@@ -93,12 +98,15 @@ class Shared(Generic[T]):
             StoreError: the store did not answer, or others change the value all the time. The value may or may not
                 have been changed.
         """
-        for _ in range(_TRIES):
+        for number in range(_TRIES):
+            if number >= _AT_ONCE:  # where many want it at once, those that wait by chance are less in each other's way
+                shortest, longest = _PAUSES
+                await asyncio.sleep(random() * min(shortest * 2 ** (number - _AT_ONCE), longest))
             new = decide(self.known, self.now())
             if new is None:
                 return None
-            raw = msgspec.json.encode((uuid4().hex, new))
-            if await self._exchange(self._raw, raw, ttl(new)) == raw:
+            raw = msgspec.json.encode((urandom(16).hex(), new))
+            if await self._exchange(self._raw, raw, min(ttl(new), LONGEST)) == raw:
                 return new
         raise StoreError(f"{self._key} was changed by others {_TRIES} times in a row; it is asked again later")
 

@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 from onwhen.engine.chain import Next
 from onwhen.engine.context import Context
-from onwhen.errors import BulkheadFull
+from onwhen.errors import BulkheadFull, RuleDefinitionError
 from onwhen.middleware._options import Duration, Key, key_function, positive_int, seconds
 
 __all__ = ["Bulkhead"]
@@ -38,7 +38,8 @@ class Bulkhead:
         key: function of the context; each key has its own places. By default the rule, or around events
             (`scope="event"`) one for all.
         queue: runs that may wait for a place (a count); with 0 nobody waits.
-        max_wait: how long they wait (seconds, or a timedelta); None for as long as their time-outs let them.
+        max_wait: how long they wait (seconds, or a timedelta); None for as long as their time-outs let them. Needs a
+            queue.
         delay: when a run that was put off comes again, not before (seconds, or a timedelta).
 
     Raises:
@@ -60,6 +61,8 @@ class Bulkhead:
         self._key = key_function(key, "Bulkhead: key")
         self._queue = positive_int(queue, "Bulkhead: queue", least=0)
         self._max_wait = None if max_wait is None else seconds(max_wait, "Bulkhead: max_wait")
+        if self._max_wait is not None and not self._queue:
+            raise RuleDefinitionError(f"Bulkhead: max_wait={max_wait!r} needs a queue= to wait in; with 0 nobody waits")
         self._delay = timedelta(seconds=seconds(delay, "Bulkhead: delay", zero=True))
         # A future belongs to its event loop, and an object may serve buses on several.
         self._rooms: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Room]] = WeakKeyDictionary()

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 from onwhen.engine.chain import Next
 from onwhen.engine.context import Context
-from onwhen.engine.endings import ends_the_loop, ends_the_program
+from onwhen.engine.endings import ends_the_loop, ends_the_program, is_taken_away
 from onwhen.engine.events import Event
 from onwhen.engine.outcomes import failure_of
 from onwhen.errors import CircuitOpen, InvalidEvent, MiddlewareError, Postponed, RuleDefinitionError, RuleTimeout
@@ -21,10 +21,19 @@ from onwhen.middleware._announcements import Announcements
 from onwhen.middleware._by_key import ByKey
 from onwhen.middleware._circuit import Result, State, Terms
 from onwhen.middleware._circuits import Circuit, Local, Together
-from onwhen.middleware._given import microseconds, one_of
-from onwhen.middleware._given import name as checked_name
-from onwhen.middleware._moments import iso, micros, span
-from onwhen.middleware._options import Duration, Errors, Key, error_test, key_function, positive_int, rule_of
+from onwhen.middleware._moments import delay_for, iso
+from onwhen.middleware._options import (
+    Duration,
+    Errors,
+    Key,
+    error_test,
+    key_function,
+    microseconds,
+    one_of,
+    plain_name,
+    positive_int,
+    rule_of,
+)
 from onwhen.middleware._shared import Shared, cell_key
 
 if TYPE_CHECKING:
@@ -49,12 +58,14 @@ class CircuitBreaker:
 
     A circuit is closed at first. After so many failures it opens: for a while the rule is not run, and its events are
     put off (`CircuitOpen`) until that is over, without using up attempts; or with `when_open="skip"` the rule is
-    stopped, and the outcome says so. Then it is half-open: exactly one run is let through, the probe. If that succeeds,
-    the circuit closes; if it fails, it opens again. Those that come meanwhile are put off for a tenth of `open_for`.
+    stopped, and the outcome says so, but no failure is skipped: what has failed before, and is to be run again, is put
+    off. Then it is half-open: exactly one run is let through, the probe. If that succeeds, the circuit closes; if it
+    fails, it opens again. Those that come meanwhile are put off for a tenth of `open_for`.
 
     What counts: an error that `counts` is a failure, and so is a run that is cancelled by a time-out, which is judged
-    as a `RuleTimeout` (a cancellation that ends the whole program is not). Any other error is an answer, as a success
-    is. A run that was put off further in (`Postponed`), or stopped there, is neither.
+    as a `RuleTimeout`; a cancellation by which a worker hands the turn to another one, or the program ends, is not. Any
+    other error is an answer, as a success is. A run that was put off further in (`Postponed`), or stopped there, is
+    neither.
 
     What is said: `circuit.opened`, `circuit.half_opened` and `circuit.closed` go to the subject `circuit:KEY` with the
     turn in which the circuit has changed; where what that turn sends is undone, with the next run that comes by. Their
@@ -91,7 +102,6 @@ class CircuitBreaker:
         RuleDefinitionError: an option is not what it must be.
     """
 
-    __name__ = "circuit_breaker"  # by which outcomes call it
     scopes = ("rule",)
 
     def __init__(
@@ -114,7 +124,7 @@ class CircuitBreaker:
             raise RuleDefinitionError(f"CircuitBreaker: rate={rate!r} must be more than 0 and at most 1, or None")
         if failures is None and rate is None:
             failures = 5
-        self._name = checked_name(name, "CircuitBreaker: name")
+        self._name = plain_name(name, "CircuitBreaker: name")
         self._key = None if key is None else key_function(key, "CircuitBreaker: key")
         self._terms = Terms(
             failures=None if failures is None else positive_int(failures, "CircuitBreaker: failures"),
@@ -124,16 +134,16 @@ class CircuitBreaker:
             open_for=microseconds(open_for, "CircuitBreaker: open_for"),
         )
         self._is_failure = error_test(counts, "CircuitBreaker: counts")
-        self._when_open = one_of(when_open, "CircuitBreaker: when_open", "postpone", "skip")
+        self._skips = one_of(when_open, "CircuitBreaker: when_open", "postpone", "skip") == "skip"
         self._shared = one_of(shared, "CircuitBreaker: shared", True, False)
         self._probe_for = None if probe_for is None else microseconds(probe_for, "CircuitBreaker: probe_for")
         self._look = microseconds(look, "CircuitBreaker: look")
-        self._circuits = ByKey(self._make)
+        self._circuits = ByKey(self._make)  # with what is said of all those of a bus
         self._announcements: WeakKeyDictionary[EventBus, Announcements] = WeakKeyDictionary()
 
     def states(self) -> Mapping[str, State]:
         """Return what is known here of each circuit, by key; that one is open says nothing of whether it is due."""
-        return {key: circuit.state for key, circuit in self._circuits.items()}
+        return {key: circuit.state for key, (circuit, _) in self._circuits.items()}
 
     async def __call__(self, ctx: Context[Any], next: Next, /) -> None:
         """Run the rule if its circuit lets it through, and take note of how that ended."""
@@ -142,22 +152,34 @@ class CircuitBreaker:
             await next()
             return
         key = self._key_for(ctx, rule.id)
-        circuit = self._circuits.of(ctx.bus, key)
-        entry = await circuit.enter(self._patience(ctx))
-        if entry.verdict == "no":
-            self._refuse(ctx, key, entry.wait)
-            return
-        self._announce(ctx, key, entry.before, entry.after, None)
+        circuit, news = self._circuits.of(ctx.bus, key)
+        probe = ""
+        if not circuit.is_closed():
+            entry = await circuit.enter(self._patience(ctx))
+            if entry.verdict == "no":
+                self._refuse(ctx, key, entry.wait, news)
+                return
+            probe = entry.probe
+            self._note(news, ctx, key, entry.before, entry.after, None)
+        if news.owed:
+            news.say(ctx)
         try:
             await next()
         except BaseException as error:
             if not ends_the_program(error):
                 judged = self._judged(ctx, error)
-                before, after = await circuit.leave(entry.probe, self._result(judged))
-                self._announce(ctx, key, before, after, judged)
+                result = self._result(judged)
+                if probe or result != "neither":
+                    self._note(news, ctx, key, *await circuit.leave(probe, result), judged)
+                news.say(ctx)
             raise
-        before, after = await circuit.leave(entry.probe, "neither" if ctx._stopped_by else "ok")
-        self._announce(ctx, key, before, after, None)
+        if ctx._stopped_by:
+            if probe:
+                await circuit.leave(probe, "neither")
+        elif probe or not circuit.succeed():
+            self._note(news, ctx, key, *await circuit.leave(probe, "ok"), None)
+        if news.owed:
+            news.say(ctx)
 
     # -- which circuit
 
@@ -166,16 +188,17 @@ class CircuitBreaker:
             return self._name or rule
         return f"{self._name}/{self._key(ctx)}" if self._name else self._key(ctx)
 
-    def _make(self, bus: EventBus, key: str) -> Circuit:
+    def _make(self, bus: EventBus, key: str) -> tuple[Circuit, Announcements]:
         try:
             Event(CIRCUIT_OPENED, _subject(key))
         except InvalidEvent as error:
             told = f"CircuitBreaker: key {key!r:.80} cannot be part of a subject's name: {error}"
             raise MiddlewareError(told) from None
+        news = self._announcements.setdefault(bus, Announcements())
         if not self._shared:
-            return Local(self._terms, bus.clock)
+            return Local(self._terms, bus.clock), news
         shared = Shared(bus.store, bus.clock, cell_key("circuit", key), State)
-        return Together(self._terms, shared, self._look)
+        return Together(self._terms, shared, self._look), news
 
     def _patience(self, ctx: Context[Any]) -> int:
         """Return how long a run that is tried may take before it counts as lost (microseconds)."""
@@ -186,38 +209,47 @@ class CircuitBreaker:
 
     # -- when it is open
 
-    def _refuse(self, ctx: Context[Any], key: str, wait: int) -> None:
-        if self._when_open == "skip":
-            self._say(ctx)
+    def _refuse(self, ctx: Context[Any], key: str, wait: int, news: Announcements) -> None:
+        says = news.say(ctx)
+        if self._skips and ctx.attempt == 1:
             return
-        passed = micros(ctx.bus.clock.now()) - micros(ctx.now)  # delays count from when the turn began
         refusal = CircuitOpen(
             f"circuit {key!r} is open; {ctx.rule} is run again when it has had time to recover",
-            delay=span(wait + passed),
+            delay=delay_for(ctx, wait),
         )
-        if self._say(ctx):
+        if says:
             ctx._error = refusal  # as if the rule itself had put itself off, so that what is said here stays
         raise refusal
 
     # -- what became of a run
 
     def _judged(self, ctx: Context[Any], error: BaseException) -> BaseException:
-        """Return what an error is judged as: a cancellation comes from a time-out, unless everything ends."""
-        if not isinstance(error, asyncio.CancelledError) or ends_the_loop(asyncio.get_running_loop()):
+        """Return what an error is judged as: a cancellation comes from a time-out, unless the turn or all ends."""
+        if not isinstance(error, asyncio.CancelledError) or is_taken_away(error):
+            return error
+        if ends_the_loop(asyncio.get_running_loop()):
             return error
         if (seconds := _allowed(ctx)) is not None:
             return RuleTimeout(str(ctx.rule), seconds)
         return TimeoutError(f"{ctx.rule} was cancelled")
 
     def _result(self, error: BaseException) -> Result:
-        if isinstance(error, Postponed):
+        if isinstance(error, Postponed | asyncio.CancelledError):
             return "neither"
         if self._is_failure(error):
             return "failed"
         return "ok" if isinstance(error, Exception) else "neither"
 
-    def _announce(self, ctx: Context[Any], key: str, before: State, after: State, error: BaseException | None) -> None:
-        """Say that a circuit has changed, and what was not said yet."""
+    def _note(
+        self,
+        news: Announcements,
+        ctx: Context[Any],
+        key: str,
+        before: State,
+        after: State,
+        error: BaseException | None,
+    ) -> None:
+        """Note what is to be said if a circuit has changed."""
         if (before.status, before.since) != (after.status, after.since):
             data = {
                 "key": key,
@@ -229,14 +261,7 @@ class CircuitBreaker:
                 "open_for": self._terms.open_for / 1e6,
                 "time": iso(after.since),
             }
-            owed = self._announcements.setdefault(ctx.bus, Announcements())
-            owed.add(_EVENTS[after.status], _subject(key), data)
-        self._say(ctx)
-
-    def _say(self, ctx: Context[Any]) -> bool:
-        """Say what is still to be said; tell whether this turn says anything."""
-        owed = self._announcements.get(ctx.bus)
-        return owed is not None and owed.say(ctx)
+            news.add(_EVENTS[after.status], _subject(key), data)
 
 
 def _allowed(ctx: Context[Any]) -> float | None:

@@ -24,7 +24,7 @@ from onwhen.engine.events import Event
 from onwhen.engine.subjects import Subject
 from onwhen.errors import RuleDefinitionError
 from onwhen.middleware._moments import micros
-from onwhen.middleware._options import Duration, positive_int, rule_of, seconds
+from onwhen.middleware._options import Duration, microseconds, one_of, only_one_of, positive_int
 
 __all__ = ["Debounce", "Deliver"]
 
@@ -42,7 +42,8 @@ class Debounce:
     the event was handled: it is run exactly once, whatever crashes, and in order. Deleting the subject cancels it.
 
     Conditions are tested for each event, and again when the rule is run; the rule sees a copy of the last event, with
-    an id of its own and the same correlation. What the rule defers itself (`ctx.defer`) is run as it is. If the rule
+    an id of its own and the same correlation. What the rule defers itself (`ctx.defer`) is run as it is. What a
+    middleware further in stops has not been run: a batch of "all" comes with the next one then. If the rule
     is gone when the time comes, that leaves a dead letter. A rule has one `Debounce` at most.
 
     Args:
@@ -62,18 +63,16 @@ class Debounce:
     def __init__(
         self, wait: Duration, *, max_wait: Duration | None = None, deliver: Deliver = "last", limit: int = 1000
     ) -> None:
-        if deliver not in get_args(Deliver):
-            raise RuleDefinitionError(f"Debounce: deliver={deliver!r} must be 'last' or 'all'")
-        self._wait = _micros(seconds(wait, "Debounce: wait"))
-        self._max_wait = None if max_wait is None else _micros(seconds(max_wait, "Debounce: max_wait"))
+        self._wait = microseconds(wait, "Debounce: wait")
+        self._max_wait = None if max_wait is None else microseconds(max_wait, "Debounce: max_wait")
         if self._max_wait is not None and self._max_wait < self._wait:
             raise RuleDefinitionError(f"Debounce: max_wait={max_wait!r} must not be shorter than wait={wait!r}")
-        self._collects = deliver == "all"
+        self._collects = one_of(deliver, "Debounce: deliver", *get_args(Deliver)) == "all"
         self._limit = positive_int(limit, "Debounce: limit")
 
     async def __call__(self, ctx: Context[Any], next: Next, /) -> None:
         """Wait for quiet, or go on because it is."""
-        name = f"onwhen.debounce/{rule_of(ctx, 'Debounce').id}"
+        name = f"onwhen.debounce/{only_one_of(ctx, 'Debounce').id}"
         waiting = _Waiting.of(ctx.subject, name)
         if ctx.deferred and ctx._occurrence.parent is None:  # a reaction has its cause's attributes
             await self._run_deferred(ctx, next, name, waiting)
@@ -101,6 +100,8 @@ class Debounce:
         """Run the rule because a timer has brought its event, unless that is of no use any more."""
         id, subject = ctx.event.id, ctx.subject
         number = waiting.number if id == waiting.id else waiting.old.get(id)
+        if number is None and waiting.held and ctx.event.causation_id == waiting.held:
+            number = waiting.held_up_to  # who has stopped that batch has put it off
         if self._collects:
             batch = [] if number is None else waiting.up_to(subject, name, number)
             if batch:
@@ -111,13 +112,18 @@ class Debounce:
             elif waiting.has(subject, name, ctx.event.causation_id):
                 return  # the timer fired in the moment in which it was set anew
         await next()
-        if number is not None:
+        if number is not None and self._collects and ctx._stopped_by:
+            waiting.hold(id, number)
+            waiting.write(subject, name)
+        elif number is not None:
             self._forget(subject, name, id, number)
 
     async def _run_early(self, ctx: Context[Any], next: Next, name: str, waiting: _Waiting) -> None:
         """Run the rule on all that wait and on this event, because there are too many."""
         ctx.set_metadata("debounced", [*waiting.up_to(ctx.subject, name, waiting.number), ctx.event])
         await next()
+        if ctx._stopped_by:
+            return  # the batch waits on, but it takes no more
         if waiting.id:
             ctx.cancel(waiting.timer(name))
         self._forget(ctx.subject, name, "", waiting.number)
@@ -142,6 +148,8 @@ class _Waiting(msgspec.Struct, omit_defaults=True):
         size: of all that were collected (bytes).
         old: of batches before, id of the event that a timer brings or has brought -> number of the batch.
         cancelled: ids of events whose timer was cancelled, perhaps too late.
+        held: id of the event that has brought the latest batch that was stopped further in; "" if none was.
+        held_up_to: number of that batch.
     """
 
     number: int = 0
@@ -153,6 +161,8 @@ class _Waiting(msgspec.Struct, omit_defaults=True):
     size: int = 0
     old: dict[str, int] = {}
     cancelled: list[str] = []
+    held: str = ""
+    held_up_to: int = 0
 
     @classmethod
     def of(cls, subject: Subject, name: str) -> _Waiting:
@@ -231,6 +241,11 @@ class _Waiting(msgspec.Struct, omit_defaults=True):
             self.cancelled = [*self.cancelled, self.id][-_MOST_OLD:]
             self.id = ""
 
+    def hold(self, id: str, number: int) -> None:
+        """Keep a batch, and what is left of those before it, that somebody further in has stopped."""
+        self.let_go(id)
+        self.held, self.held_up_to = id, number
+
     def let_go(self, id: str) -> bool:
         """Forget the event that a timer brings; tell whether it was known."""
         if id == self.id:
@@ -240,7 +255,3 @@ class _Waiting(msgspec.Struct, omit_defaults=True):
         else:
             return self.old.pop(id, None) is not None
         return True
-
-
-def _micros(duration: float) -> int:
-    return int(duration * 1_000_000) or 1

@@ -85,12 +85,12 @@ class Debug:
             await next()
         except BaseException as error:
             if not ends_the_program(error):
-                lines += self._middle(turn, turn.outcome(), timings)
+                lines += self._middle(turn, turn.outcome(), timings, is_kept=False)
                 lines.append(_failed_as_a_whole(turn.verdict(error)))
                 show(lines, self._stream, _indent(turn))
             raise
         outcome = turn.outcome()
-        lines += self._middle(turn, outcome, timings)
+        lines += self._middle(turn, outcome, timings, is_kept=outcome.error is None)
         if outcome.error is not None:
             lines.append(_failed_as_a_whole(outcome.error))
         else:
@@ -126,7 +126,7 @@ class Debug:
     def _beginning(self, ctx: Context[Any]) -> Iterator[Line]:
         yield _header(ctx)
         if ctx.event.data is not None:
-            yield Line(1, f"data {self._value(ctx.event.data)}")
+            yield Line(1, f"data {_told(self._shown.of_event(ctx.event))}")
         try:
             before = ctx.subject.dict("json")
         except Exception as error:  # a value that its class does not take any more, for instance
@@ -134,9 +134,10 @@ class Debug:
         else:
             yield Line(1, f"before {self._value(before)}")
 
-    def _middle(self, turn: Turn, outcome: Outcome, timings: dict[int, float]) -> Iterator[Line]:
+    def _middle(self, turn: Turn, outcome: Outcome, timings: dict[int, float], *, is_kept: bool) -> Iterator[Line]:
+        # Of a turn that fails as a whole nothing is kept, so what was planned for a single rule is not done either.
         for run in outcome.runs:
-            yield from self._of_run(turn, run, timings.get(id(run)))
+            yield from self._of_run(turn, run, timings.get(id(run)), is_kept)
         if not outcome.runs:
             yield Line(1, "no rule matched", "dim")
         for letter in outcome.dead:
@@ -144,8 +145,8 @@ class Debug:
                 told = f"refuses {safe(letter.event.type)}: {safe(letter.failure.message, MAX_ERROR)}"
                 yield Line(2, told, "bold red")
 
-    def _of_run(self, turn: Turn, run: RuleRun, seconds: float | None) -> Iterator[Line]:
-        told = safe(run.rule) or "middleware around the event"
+    def _of_run(self, turn: Turn, run: RuleRun, seconds: float | None, is_kept: bool) -> Iterator[Line]:
+        told = safe(run.rule)
         if run.property:
             told += f" on {safe(run.property)}, by {safe(run.cause) or 'another subject'}:"
         told += f" {run.status}"
@@ -160,9 +161,9 @@ class Debug:
         yield Line(1, told, _STYLES[run.status])
         if run.handled:
             yield Line(2, "handled by a middleware")
-        elif run.retry_at is not None:
+        elif is_kept and run.retry_at is not None:
             yield Line(2, f"to be run again at {run.retry_at.isoformat()}")
-        elif run.status == "failed":
+        elif is_kept and run.status == "failed":
             yield Line(2, "its subject is parked" if run.parked else "set aside as a dead letter")
         for change in run.changes:
             yield Line(2, self._change(turn.subject, change))
@@ -188,13 +189,19 @@ class Debug:
     def _value(self, value: Any, name: str = "") -> str:
         """Return a JSON value as it may be shown: without what is secret, on one line, and not too long."""
         (shown,) = self._shown({name: value}).values() if name else (self._shown(value),)
-        return safe(json.dumps(shown, ensure_ascii=False), _MAX_VALUE)
+        return _told(shown)
+
+
+def _told(shown: Any) -> str:
+    return safe(json.dumps(shown, ensure_ascii=False), _MAX_VALUE)
 
 
 def _header(ctx: Context[Any]) -> Line:
     event = ctx.event
     attempt = f", attempt {ctx.attempt}" if ctx.attempt > 1 else ""
-    return Line(0, f"{safe(event.type)} to {safe(event.subject)}, id {safe(event.id)}{attempt}", "bold cyan")
+    kind = safe(event.type)
+    kind = f"\\x20{kind[1:]}" if kind.startswith(" ") else kind  # or it would look like what is told of another event
+    return Line(0, f"{kind} to {safe(event.subject)}, id {safe(event.id)}{attempt}", "bold cyan")
 
 
 def _indent(turn: Turn) -> int:

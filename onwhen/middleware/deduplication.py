@@ -10,20 +10,20 @@ from hashlib import blake2b
 from typing import Any, Final
 
 from onwhen.engine.chain import Next
-from onwhen.engine.context import Context
+from onwhen.engine.context import DEFERRED, Context
 from onwhen.engine.endings import ends_the_program
 from onwhen.engine.store import key_of
-from onwhen.errors import RuleDefinitionError
+from onwhen.errors import MiddlewareError, RuleDefinitionError
 from onwhen.middleware._claims import Claims
-from onwhen.middleware._given import microseconds, one_of
 from onwhen.middleware._moments import micros
-from onwhen.middleware._options import Duration, Key, key_function, positive_int
+from onwhen.middleware._options import Duration, Key, key_function, microseconds, one_of, plain_name, positive_int
 
 __all__ = ["Deduplication"]
 
 _EVENTS: Final = "events"  # what stands for a rule where this is around whole events
 _LENGTH: Final = 20  # characters of a digest
 _MOMENT: Final = 14  # characters of a moment: microseconds, in hexadecimal digits
+_WIDTH: Final = _LENGTH + _MOMENT
 
 
 class Deduplication:
@@ -47,11 +47,13 @@ class Deduplication:
     same source and id counts as the same event here, so that a turn can be run again. If that, after a crash or a lost
     answer between the claim and the commit, fails for good, it is a dead letter, and others were stopped for it.
 
-    Around events (`scope="event"`) an event is stopped as a whole, and retries of its rules pass.
+    Around events (`scope="event"`) an event is stopped as a whole. What one that was let through has left to be done
+    passes: retries of its rules, and what `Debounce` and `Throttle` run later.
 
     Args:
         key: function of the context that returns what has to differ, as a text. By default source and id of the event.
         window: how long a key is remembered (seconds or a timedelta).
+        name: what it is remembered under, where there are two of these around one rule; they must not be equal.
         shared: among all subjects and workers of the store; needs a key.
         limit: how many keys a subject remembers for a rule (a count); the oldest are forgotten first. With `shared`
             there is no limit.
@@ -60,13 +62,18 @@ class Deduplication:
         RuleDefinitionError: an option is not what it must be.
     """
 
-    __name__ = "deduplication"  # by which outcomes call it
-
     def __init__(
-        self, key: Key | None = None, window: Duration = 3600.0, *, shared: bool = False, limit: int = 1_000
+        self,
+        key: Key | None = None,
+        window: Duration = 3600.0,
+        *,
+        name: str | None = None,
+        shared: bool = False,
+        limit: int = 1_000,
     ) -> None:
         self._key = None if key is None else key_function(key, "Deduplication: key")
         self._window = microseconds(window, "Deduplication: window")
+        self._suffix = f":{name}" if plain_name(name, "Deduplication: name") else ""
         self._limit = positive_int(limit, "Deduplication: limit")
         if one_of(shared, "Deduplication: shared", True, False) and key is None:
             raise RuleDefinitionError(
@@ -76,31 +83,43 @@ class Deduplication:
 
     async def __call__(self, ctx: Context[Any], next: Next, /) -> None:
         """Go on if the key is new."""
-        rule = ctx.rule.id if ctx.rule is not None else _EVENTS
+        if ctx.rule is None and _is_left_over(ctx):
+            await next()
+            return
+        place = (ctx.rule.id if ctx.rule is not None else _EVENTS) + self._suffix
         key = f"{ctx.event.source} {ctx.event.id}" if self._key is None else self._key(ctx)
-        if self._claims is not None:
-            await self._shared(ctx, next, self._claims, rule, key)
+        if self._claims is None:
+            await self._by_subject(ctx, next, f"onwhen.deduplication/{place}", _digest(key))
+        else:
+            await self._by_claim(ctx, next, self._claims, place, key)
+
+    def _check_alone(self, ctx: Context[Any], place: str) -> None:
+        """Refuse two that would take each other's keys for their own, and stop what nobody has seen."""
+        if ctx.get_metadata(place):
+            around = ctx.rule or "events"
+            raise MiddlewareError(f"there are two Deduplication around {around}: tell them apart by name='...'")
+        ctx.set_metadata(place, True)
+
+    # -- on the subject
+
+    async def _by_subject(self, ctx: Context[Any], next: Next, place: str, digest: str) -> None:
+        now = micros(ctx.now)
+        if _Memory(ctx.subject.get_ext(place, "")).holds(digest, now):
             return
-        place = f"onwhen.deduplication/{rule}"
-        # Around events it counts who has used the key: the event itself comes again when one of its rules is retried.
-        owner = _digest(f"{ctx.event.source} {ctx.event.id}") if ctx.rule is None else ""
-        memory = _Memory(ctx.subject.get_ext(place, ""), len(owner))
-        digest, now = _digest(key), micros(ctx.now)
-        by = memory.owner(digest, now)
-        if by is not None and not (ctx.rule is None and ctx.attempt > 1 and by == owner):
-            return
+        self._check_alone(ctx, place)
         await next()
         state = ctx._effects.state
         is_deleted = state.flushed and not state.properties.written() and not state.ext.written()
         if not ctx._stopped_by and not is_deleted:  # a subject that is deleted is not to come to life again for this
-            memory = _Memory(ctx.subject.get_ext(place, ""), len(owner))
-            ctx.subject.set_ext(place, memory.with_one_more(digest, owner, now, self._window, self._limit))
+            memory = _Memory(ctx.subject.get_ext(place, ""))
+            ctx.subject.set_ext(place, memory.with_one_more(digest, now, self._window, self._limit))
 
     # -- among all
 
-    async def _shared(self, ctx: Context[Any], next: Next, claims: Claims, rule: str, key: str) -> None:
-        owner = f"{key_of(ctx.event, rule)}/{ctx.subject.name}"
-        claim = await claims.make(ctx, f"{rule}/{key}", owner)
+    async def _by_claim(self, ctx: Context[Any], next: Next, claims: Claims, place: str, key: str) -> None:
+        self._check_alone(ctx, f"onwhen.deduplication/{place}")
+        owner = f"{key_of(ctx.event, place)}/{ctx.subject.name}"
+        claim = await claims.make(ctx, f"{place}/{key}", owner)
         if claim is None:
             return
         try:
@@ -116,39 +135,41 @@ class Deduplication:
 
 
 class _Memory:
-    """Keys that a subject has seen, in one text: of each its digest, until when it counts, and who has used it.
+    """Keys that a subject has seen, in one text: of each its digest, and until when it counts.
 
     One text is many times cheaper to read, to search and to store than as many entries of a mapping.
 
     Args:
         text: as it is stored, oldest first.
-        owner: length of what tells who has used a key (characters).
     """
 
-    __slots__ = ("_text", "_width")
+    __slots__ = ("_text",)
 
-    def __init__(self, text: str, owner: int) -> None:
+    def __init__(self, text: str) -> None:
         self._text = text
-        self._width = _LENGTH + _MOMENT + owner
 
-    def owner(self, digest: str, now: int) -> str | None:
-        """Return who has used a key; None if nobody has, or it does not count any more."""
+    def holds(self, digest: str, now: int) -> bool:
+        """Tell whether a key was seen, and still counts."""
         at = self._text.rfind(digest)  # the latest; there may be one that does not count any more
-        while at > 0 and at % self._width:
+        while at > 0 and at % _WIDTH:
             at = self._text.rfind(digest, 0, at + _LENGTH - 1)
-        if at < 0 or self._until(at) <= now:
-            return None
-        return self._text[at + _LENGTH + _MOMENT : at + self._width]
+        return at >= 0 and self._until(at) > now
 
-    def with_one_more(self, digest: str, owner: str, now: int, window: int, limit: int) -> str:
+    def with_one_more(self, digest: str, now: int, window: int, limit: int) -> str:
         """Return what is to be stored: without what does not count any more, and no more than `limit` keys."""
-        first = max(len(self._text) - (limit - 1) * self._width, 0)
+        first = max(len(self._text) - (limit - 1) * _WIDTH, 0)
         while first < len(self._text) and self._until(first) <= now:
-            first += self._width
-        return f"{self._text[first:]}{digest}{now + window:0{_MOMENT}x}{owner}"
+            first += _WIDTH
+        return f"{self._text[first:]}{digest}{now + window:0{_MOMENT}x}"
 
     def _until(self, at: int) -> int:
-        return int(self._text[at + _LENGTH : at + _LENGTH + _MOMENT], 16)
+        return int(self._text[at + _LENGTH : at + _WIDTH], 16)
+
+
+def _is_left_over(ctx: Context[Any]) -> bool:
+    """Tell whether this is what was left to be done of an event that was let through: a single rule."""
+    retry = ctx.turn.retry
+    return (retry is not None and retry.rule != "") or DEFERRED in ctx.event.extensions
 
 
 def _digest(key: str) -> str:

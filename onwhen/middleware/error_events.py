@@ -108,7 +108,7 @@ class ErrorEvents:
     async def _around_event(self, ctx: Context[Any], next: Next) -> None:
         await next()
         for run in ctx.turn.outcome().runs:
-            if run.status == "failed" and run.error is not None and run.rule and not run.handled:
+            if run.status == "failed" and run.error is not None and not run.handled:
                 what = {"original_event": run.event_type, "property": run.property or None, "rule": run.rule}
                 self._send(ctx, what, run.error, run.attempt, run.retry_at)
 

@@ -95,15 +95,13 @@ class Fallback:
             ctx._error = None
             try:
                 await undone_if_it_fails(ctx, _calling(one))
-            except BaseException as worse:
-                if not isinstance(worse, Exception) or ends_the_turn(worse):
-                    raise
+            except Exception as worse:
                 self._note(one, 0.0)
                 if worse is not error:
-                    error.add_note(f"Fallback has tried {_name(one)}, which failed: {worse!r:.500}")
+                    _tell(error, f"Fallback has tried {_name(one)}, which failed: {worse!r:.500}")
                 continue
             self._note(one, 1.0)
-            error.add_note(f"Fallback has done {_name(one)} instead")
+            _tell(error, f"Fallback has done {_name(one)} instead")
             ctx.set_metadata("fallback", _name(one))
             # An error that only a middleware has raised, of an open circuit for instance, is not to be hidden either.
             ctx._error, ctx._stopped_by = error, ""
@@ -154,10 +152,11 @@ class Default:
 
 
 class LastGood:
-    """Sets properties to what the rule has set them to when it last worked, for this subject or another one.
+    """Sets properties to what they were when the rule had last worked, on this subject or another one.
 
-    It is remembered in this process, for as many keys as `limit` says, the ones used longest ago are forgotten. A
-    subject's own last good value needs none of this: it is what the property still has when the rule fails.
+    What a rule that works leaves as it was is taken for good as well, unless it was never set. It is remembered in this
+    process, for as many keys as `limit` says; the ones used longest ago are forgotten. A subject's own last good value
+    needs none of this: it is what the property still has when the rule fails.
 
     Args:
         *properties: names of the properties that are the rule's result.
@@ -182,11 +181,15 @@ class LastGood:
         self._known: OrderedDict[tuple[str, str], tuple[datetime, dict[str, Any]]] = OrderedDict()
 
     def remember(self, ctx: Context[Any]) -> None:
-        """Note what the rule has set."""
+        """Note what the rule has set.
+
+        Raises:
+            UnknownProperty: there is no such property.
+        """
         key = self._place(ctx)
         bag = ctx.subject._state.properties
-        values = {name: bag.copy(name) for name in self._properties if ctx.subject.has(name)}
-        if len(values) < len(self._properties):
+        values = {name: bag.copy(name) for name in self._properties}
+        if not values.keys() <= set(bag.written()):
             return
         self._known[key] = ctx.now, values
         self._known.move_to_end(key)
@@ -199,9 +202,11 @@ class LastGood:
         Raises:
             NothingGood: nothing was, or it is too old.
         """
-        known = self._known.get(self._place(ctx))
+        key = self._place(ctx)
+        known = self._known.get(key)
         if known is None:
             raise NothingGood(f"{self!r} knows no good value for this yet")
+        self._known.move_to_end(key)
         since, values = known
         age = ctx.now - since
         if self._max_age is not None and age > self._max_age:
@@ -223,6 +228,12 @@ def _calling(one: Alternative) -> Callable[[Context[Any]], Awaitable[None]]:
             await result
 
     return call
+
+
+def _tell(error: Exception, note: str) -> None:
+    """Leave a note on an error, once: it may be the error of several runs, which share a call."""
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
 
 
 def _name(one: Alternative) -> str:

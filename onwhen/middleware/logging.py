@@ -9,19 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from datetime import datetime
+from functools import partial
 from time import perf_counter
-from types import TracebackType
 from typing import Any, Final
+from weakref import WeakSet
 
+from onwhen.engine.bus import EventBus
 from onwhen.engine.chain import Next, Scope
 from onwhen.engine.context import Context
-from onwhen.engine.endings import ends_the_program
+from onwhen.engine.endings import ends_the_program, ends_the_turn
 from onwhen.engine.events import Event
-from onwhen.engine.outcomes import Outcome, RuleRun, failure_of
-from onwhen.engine.partitions import partition_of
+from onwhen.engine.outcomes import Outcome, RuleRun
+from onwhen.engine.store import Store
 from onwhen.engine.turns import RUNNING, Turn
 from onwhen.errors import Postponed, RuleDefinitionError
+from onwhen.middleware import _log_records as records
 from onwhen.middleware._json_formatter import JsonFormatter
 from onwhen.middleware._redaction import Redaction
 from onwhen.middleware._safe_text import MAX_ERROR, safe
@@ -29,6 +31,7 @@ from onwhen.middleware._safe_text import MAX_ERROR, safe
 __all__ = ["JsonFormatter", "Logging"]
 
 _STATUSES: Final = ("fired", "skipped", "failed", "stopped", "postponed")
+_MOST_FAILING: Final = 1000  # events that have failed as a whole and are not committed yet (a count)
 
 
 class Logging:
@@ -38,10 +41,13 @@ class Logging:
 
     That is around events and around rules. Around rules alone, `scope="rule"` or `middleware=[Logging()]` of one rule,
     there is no record per event, and a condition that raises is not seen: conditions are tested before a rule's
-    middleware is entered. Around events alone, `scope="event"`, durations of rules are not known. What the engine does
-    outside of the chain is never seen: an event whose subject could not be loaded, and reactions to what another
-    middleware around the event has changed. A turn that is run again, because its subject moved on meanwhile, is
-    logged again.
+    middleware is entered. Around events alone, `scope="event"`, durations of rules are not known. Reactions to what
+    another middleware around the event has changed are never seen. A turn that is run again, because its subject moved
+    on meanwhile, is logged again.
+
+    That an event has failed as a whole is logged once that is committed, also if the engine has not let any middleware
+    see it: its turn took too long, say, or it has killed processes. A bus is known for that from the first event on
+    that reaches this middleware; `watch(bus)` makes it known at once.
 
     Every record has these attributes, from `extra`, for a formatter or a handler to use:
         event_type: of the event; for a rule that reacts to a property, of that property event.
@@ -49,10 +55,9 @@ class Logging:
         partition: number of the partition that the subject is in.
         rule: id of the rule, None in the record of an event.
         outcome: of an event "handled", "stopped" by a middleware, or "failed" as a whole; of a rule "fired",
-            "stopped" or "failed"; of both "postponed" (see `Postponed`), and "cancelled" (a time-out, or the engine's
-            end); of a message "refused", because its chain was too long.
-        duration: in seconds; None for a failed rule that was not timed: its condition failed, or this is not used
-            around rules.
+            "stopped" or "failed"; of both "postponed" (see `Postponed`), and "cancelled" (by a time-out or the end of
+            the engine; what comes of that is not known yet); of a message "refused", as its chain was too long.
+        duration: in seconds; None for what was not timed: a rule whose condition failed, an event not seen here.
         attempt: 1 for the first run on this event.
         fired, skipped, failed, stopped, postponed: in the record of an event, how many rules did so (counts).
         error, handled, retry_at: in the record of a failure, class and text of the error; whether a middleware dealt
@@ -73,6 +78,7 @@ class Logging:
             size. Off by default, because it may be secret.
         redact: fields of payloads whose values are replaced by "***": names such as `password`, which are found at any
             depth, or ends of paths such as `card.number`; `*`, `?` and `[...]` as in file names; case does not matter.
+            A value in a property event goes by the name of the property, too.
         tracebacks: give records of failures their traceback; each of its lines begins with "  | ". An error's text
             may quote data of the event.
 
@@ -101,6 +107,15 @@ class Logging:
         self._shown = redaction if payloads else None
         self._tracebacks = tracebacks
         self._timings = f"onwhen.logging/{id(self)}"
+        self._watched: WeakSet[EventBus] = WeakSet()
+        self._failing: dict[tuple[str, str], tuple[float, int]] = {}  # duration and attempt, until it is committed
+
+    def watch(self, bus: EventBus) -> Logging:
+        """Log from now on which events of a bus fail as a whole; return this. Doing it again does nothing."""
+        if bus not in self._watched:
+            self._watched.add(bus)
+            bus.observe(partial(self._log_failed_event, bus.store))
+        return self
 
     async def __call__(self, ctx: Context[Any], next: Next, /) -> None:
         """Go on, and log what came of it."""
@@ -114,6 +129,7 @@ class Logging:
     # -- around an event
 
     async def _around_event(self, ctx: Context[Any], next: Next) -> None:
+        self.watch(ctx.bus)
         timings: dict[int, float] = {}
         ctx.set_metadata(self._timings, timings)
         turn = _turn()
@@ -121,13 +137,15 @@ class Logging:
         try:
             await next()
         except BaseException as error:
-            if not ends_the_program(error):
-                self._log_failed_event(ctx, turn, turn.verdict(error), perf_counter() - began)
+            if not ends_the_turn(error):
+                self._note_failing(ctx, perf_counter() - began)
+            elif not ends_the_program(error):
+                self._log_at_once(ctx, None, error, perf_counter() - began)
             raise
         duration = perf_counter() - began
         outcome = turn.outcome()
         if outcome.error is not None:  # a middleware further in has swallowed it; the engine has not
-            self._log_failed_event(ctx, turn, outcome.error, duration)
+            self._note_failing(ctx, duration)
             return
         for run in outcome.runs:
             if run.error is not None:
@@ -146,41 +164,53 @@ class Logging:
         word = "stopped" if ctx._stopped_by else "handled"
         if ctx._stopped_by:
             told = f"by {safe(ctx._stopped_by)}"
-        extra = self._extra(turn, ctx.event_type, None, word, duration, ctx.attempt) | counts
+        extra = self._extra(turn.event, turn.bus.store, ctx.event_type, None, word, duration, ctx.attempt) | counts
         text = "%s to %s: %s (%s) in %.6f s"
         self._logger.log(self._level, text, extra["event_type"], extra["subject"], word, told, duration, extra=extra)
 
-    def _log_failed_event(self, ctx: Context[Any], turn: Turn, error: BaseException, duration: float) -> None:
-        level, word = self._judged(error)
+    def _note_failing(self, ctx: Context[Any], duration: float) -> None:
+        while len(self._failing) >= _MOST_FAILING:  # this worker has lost the partition before it could commit these
+            self._failing.pop(next(iter(self._failing)), None)
+        self._failing[ctx.event.source, ctx.event.id] = duration, ctx.attempt
+
+    def _log_failed_event(self, store: Store, outcome: Outcome) -> None:
+        """Log that an event has failed as a whole, if it has: what is observed is every turn that is committed."""
+        error, event = outcome.error, outcome.event
+        noted = self._failing.pop((event.source, event.id), None) if self._failing else None
+        if error is None:
+            return
+        duration, attempt = noted or (None, outcome.dead[-1].attempts if outcome.dead else 1)
+        then, level, word = self._decided(error, outcome)
         if self._logger.isEnabledFor(level):
-            extra = self._extra(turn, ctx.event_type, None, word, duration, ctx.attempt)
-            text = "%(event_type)s to %(subject)s: %(outcome)s as a whole: %(error)s"
-            self._write(level, error, extra | _failure(error), text)
+            extra = self._extra(event, store, event.type, None, word, duration, attempt)
+            extra |= records.of_failure(error, retry_at=outcome.retry_at)
+            text = f"%(event_type)s to %(subject)s: %(outcome)s as a whole, {then}: %(error)s"
+            self._write(level, error, extra, text)
 
     def _log_failed_run(self, turn: Turn, run: RuleRun, error: BaseException, duration: float | None) -> None:
         """Log a rule's failure once its turn is over, when it is known what the engine does about it."""
-        then, level, word = "set aside as a dead letter", logging.ERROR, "failed"
+        then, level, word = self._decided(error, run)
         if run.handled:
-            then, level = "handled by a middleware", logging.WARNING
-        elif run.retry_at is not None:
-            then, level = f"to be run again at {run.retry_at.isoformat()}", logging.WARNING
-        elif run.parked:
-            then = "its subject is parked"
-        if run.status == "postponed":
-            level, word = self._level, "postponed"
+            then, level, word = "handled by a middleware", logging.WARNING, "failed"
         if self._logger.isEnabledFor(level):
-            extra = self._extra(turn, run.event_type, run.rule, word, duration, run.attempt)
-            extra |= _failure(error, run.handled, run.retry_at)
+            extra = self._extra(turn.event, turn.bus.store, run.event_type, run.rule, word, duration, run.attempt)
+            extra |= records.of_failure(error, run.handled, run.retry_at)
             text = f"%(rule)s {word} on %(event_type)s to %(subject)s, {then}: %(error)s"
             self._write(level, error, extra, text)
 
+    def _decided(self, error: BaseException, what: Outcome | RuleRun) -> tuple[str, int, str]:
+        """Return what the engine does about a failure, and the level and the outcome of its record."""
+        if what.retry_at is not None:
+            then = f"to be run again at {what.retry_at.isoformat()}"
+            if isinstance(error, Postponed):
+                return then, self._level, "postponed"
+            return then, logging.WARNING, "failed"
+        return ("its subject is parked" if what.parked else "set aside as a dead letter"), logging.ERROR, "failed"
+
     def _log_refused(self, turn: Turn, message: Event, reason: str) -> None:
         if self._logger.isEnabledFor(logging.ERROR):
-            extra = _named(turn, message, message.type)
-            extra |= {"rule": None, "outcome": "refused", "duration": None, "attempt": 1}
+            extra = self._extra(message, turn.bus.store, message.type, None, "refused", None, 1)
             extra |= {"error": safe(reason, MAX_ERROR), "handled": False, "retry_at": None}
-            if self._shown is not None:
-                extra["payload"] = self._shown(message.data)
             self._write(logging.ERROR, None, extra, "%(event_type)s to %(subject)s: %(outcome)s: %(error)s")
 
     # -- around a rule
@@ -197,8 +227,9 @@ class Logging:
         if ctx._error is not None:
             self._note_failure(ctx, rule, ctx._error, duration, handled=True)
         elif self._logger.isEnabledFor(logging.DEBUG):
-            stopped = ctx._stopped_by
-            extra = self._extra(_turn(), ctx.event_type, rule, "stopped" if stopped else "fired", duration, ctx.attempt)
+            stopped, event, store = ctx._stopped_by, _turn().event, ctx.bus.store
+            word = "stopped" if stopped else "fired"
+            extra = self._extra(event, store, ctx.event_type, rule, word, duration, ctx.attempt)
             told = f"stopped by {safe(stopped)}" if stopped else "fired"
             text = "%s %s on %s to %s in %.6f s"
             self._logger.debug(text, extra["rule"], told, extra["event_type"], extra["subject"], duration, extra=extra)
@@ -211,46 +242,50 @@ class Logging:
         if timings is not None:  # it is logged around the event, where more is known of it
             timings[id(turn._runs[-1])] = duration
             return
-        level, word = self._judged(error, handled)
+        self._log_at_once(ctx, rule, error, duration, handled)
+
+    def _log_at_once(
+        self, ctx: Context[Any], rule: str | None, error: BaseException, duration: float, handled: bool = False
+    ) -> None:
+        """Log a failure of which it is not known what the engine does about it."""
+        level, word = logging.WARNING if handled else logging.ERROR, "failed"
+        if isinstance(error, asyncio.CancelledError):
+            level, word = logging.WARNING, "cancelled"
+        elif isinstance(error, Postponed) and not handled:
+            level, word = self._level, "postponed"
         if self._logger.isEnabledFor(level):
-            extra = self._extra(turn, ctx.event_type, rule, word, duration, ctx.attempt) | _failure(error, handled)
-            self._write(level, error, extra, "%(rule)s %(outcome)s on %(event_type)s to %(subject)s: %(error)s")
+            what = "%(event_type)s to %(subject)s"
+            text = f"{what}: {word} as a whole: %(error)s" if rule is None else f"%(rule)s {word} on {what}: %(error)s"
+            extra = self._extra(_turn().event, ctx.bus.store, ctx.event_type, rule, word, duration, ctx.attempt)
+            self._write(level, error, extra | records.of_failure(error, handled), text)
 
     # -- records
 
     def _extra(
-        self, turn: Turn, event_type: str, rule: str | None, outcome: str, duration: float | None, attempt: int
+        self,
+        event: Event,
+        store: Store,
+        event_type: str,
+        rule: str | None,
+        outcome: str,
+        duration: float | None,
+        attempt: int,
     ) -> dict[str, Any]:
-        extra = _named(turn, turn.event, event_type) | {
+        extra = records.of_event(event, event_type, store.partitions) | {
             "rule": None if rule is None else safe(rule),
             "outcome": outcome,
             "duration": duration,
             "attempt": attempt,
         }
         if self._shown is not None:
-            extra["payload"] = self._shown(turn.event.data)
+            extra["payload"] = self._shown.of_event(event)
         return extra
 
-    def _judged(self, error: BaseException, handled: bool = False) -> tuple[int, str]:
-        """Return level and outcome of a failure of which no more than the error is known."""
-        if isinstance(error, asyncio.CancelledError):
-            return logging.WARNING, "cancelled"
-        if isinstance(error, Postponed) and not handled:
-            return self._level, "postponed"
-        return (logging.WARNING if handled else logging.ERROR), "failed"
-
     def _write(self, level: int, error: BaseException | None, extra: dict[str, Any], text: str) -> None:
-        """Write the record of a failure; its file, line and function are those where the error was raised."""
-        logger = self._logger
         if error is None or not self._tracebacks or isinstance(error, Postponed):
-            logger.log(level, text, extra, extra=extra)
-            return
-        file, line, function = _raised_at(error.__traceback__)
-        trace = (type(error), error, error.__traceback__)
-        record = logger.makeRecord(logger.name, level, file, line, text, (extra,), trace, function, extra)
-        # Formatters print this text if it is there, in place of the traceback that they would make of `exc_info`.
-        record.exc_text = "\n".join(f"  | {safe(line, MAX_ERROR)}" for line in failure_of(error).traceback.splitlines())
-        logger.handle(record)
+            self._logger.log(level, text, extra, extra=extra)
+        else:
+            self._logger.handle(records.with_traceback(self._logger, level, error, extra, text))
 
 
 def _turn() -> Turn:
@@ -264,31 +299,3 @@ def _level(level: int | str) -> int:
     if not isinstance(number, int) or isinstance(number, bool):
         raise RuleDefinitionError(f"Logging: level={level!r:.80} must be a level of logging, such as 'INFO'")
     return number
-
-
-def _named(turn: Turn, event: Event, event_type: str) -> dict[str, Any]:
-    return {
-        "event_type": safe(event_type),
-        "event_id": safe(event.id),
-        "subject": safe(event.subject),
-        "correlation_id": safe(event.correlation_id),
-        "partition": partition_of(event.subject, turn.bus.store.partitions),
-    }
-
-
-def _failure(error: BaseException, handled: bool = False, retry_at: datetime | None = None) -> dict[str, Any]:
-    failure = failure_of(error)
-    return {
-        "error": safe(f"{failure.type}: {failure.message}" if failure.message else failure.type, MAX_ERROR),
-        "handled": handled,
-        "retry_at": retry_at.isoformat() if retry_at is not None else None,
-    }
-
-
-def _raised_at(trace: TracebackType | None) -> tuple[str, int, str]:
-    if trace is None:
-        return "(unknown file)", 0, "(unknown function)"
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    code = trace.tb_frame.f_code
-    return code.co_filename, trace.tb_lineno, code.co_name

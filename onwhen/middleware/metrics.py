@@ -26,6 +26,7 @@ from onwhen.errors import RuleDefinitionError
 from onwhen.middleware import _metrics_families as families
 from onwhen.middleware._metrics_counts import Counts
 from onwhen.middleware._options import positive_int
+from onwhen.middleware.circuit_breaker import CircuitBreaker
 
 if TYPE_CHECKING:
     from onwhen.engine.status import WorkerStatus
@@ -103,8 +104,8 @@ class Metrics:
         self._counts = Counts(self._bounds, positive_int(max_event_types, "Metrics: max_event_types"))
         self._turns, self._rules = self._counts.turn_durations, self._counts.rule_durations
         self._tally: Tally | None = None
-        self._tallies: list[Tally] = []
-        self._buses: list[ref[EventBus]] = []
+        self._buses: list[tuple[ref[EventBus], Tally]] = []
+        self._gone = Tally()  # what buses have counted that are no more
         self._workers: list[ref[Watched]] = []
         if registry is None:
             registry = CollectorRegistry()
@@ -134,18 +135,24 @@ class Metrics:
             self._learn(watched)
         elif isinstance(getattr(watched, "bus", None), EventBus) and hasattr(watched, "status"):
             self._learn(watched.bus)
-            if all(known() is not watched for known in self._workers):
-                self._workers.append(ref(watched))
+            self._workers = [known for known in self._workers if known() not in (None, watched)]
+            self._workers.append(ref(watched))
         else:
             raise RuleDefinitionError(f"Metrics: watch({watched!r:.200}): give it an EventBus or a Worker")
         return self
 
     def _learn(self, bus: EventBus) -> None:
         self._tally = bus.tally
-        if all(known is not bus.tally for known in self._tallies):
-            self._tallies.append(bus.tally)
-            self._buses.append(ref(bus))
-            bus.observe(partial(self._counts.note, bus.rulebook))
+        if any(tally is bus.tally for _, tally in self._buses):
+            return
+        kept = [(ref(bus), bus.tally)]
+        for known, tally in self._buses:
+            if known() is not None:
+                kept.append((known, tally))
+            else:
+                self._gone.add(tally)
+        self._buses = kept
+        bus.observe(partial(self._counts.note, bus.rulebook))
 
     async def __call__(self, ctx: Context[Any], next: Next, /) -> None:
         """Go on, and note how long that took."""
@@ -176,10 +183,11 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """Go through the metrics, as they are now."""
-        buses = [bus for known in tuple(self._buses) if (bus := known()) is not None]
-        workers = [worker for known in tuple(self._workers) if (worker := known()) is not None]
+        buses = [bus for known, _ in self._buses if (bus := known()) is not None]
+        workers = [worker for known in self._workers if (worker := known()) is not None]
+        tallies = [self._gone, *(tally for _, tally in self._buses)]
         rules = list(dict.fromkeys(rule.id for bus in buses for rule in bus.rulebook.rules()))
-        yield from families.of_buses(tuple(self._tallies), sum(bus.pending for bus in buses), rules)
+        yield from families.of_buses(tallies, sum(bus.pending for bus in buses), rules)
         yield from families.of_counts(self._counts, self._bounds, rules)
         yield from families.of_workers([worker.status() for worker in workers])
         yield from families.of_circuits(_circuits(buses))
@@ -225,16 +233,14 @@ def _used_by(bus: EventBus) -> Iterator[object]:
 
 
 def _circuits(buses: Sequence[EventBus]) -> Mapping[str, str]:
-    """Return key -> state of all circuits: what middleware that has a method `states` says of them."""
+    """Return key -> state of all circuits; of two of one name, that which is not closed."""
     circuits: dict[str, str] = {}
-    for one in {id(one): one for bus in buses for one in _used_by(bus)}.values():
-        look = getattr(one, "states", None)
-        for key, circuit in look().items() if callable(look) else ():
-            status = getattr(circuit, "status", None)  # a user's middleware may call something else so
-            if (
-                isinstance(status, str) and circuits.get(key, "closed") == "closed"
-            ):  # of two of one name, what says more
-                circuits[key] = status
+    used = {id(one): one for bus in buses for one in _used_by(bus)}
+    for breaker in used.values():
+        if isinstance(breaker, CircuitBreaker):
+            for key, circuit in breaker.states().items():
+                if circuits.get(key, "closed") == "closed":
+                    circuits[key] = circuit.status
     return circuits
 
 

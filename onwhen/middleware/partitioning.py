@@ -106,7 +106,7 @@ class Partitioning:
         ctx.set_metadata("partition", partition)
         if partition in self.own:
             await next()
-        elif event.depth and event.source == ctx.bus.source and _FORWARDED not in event.extensions:
+        elif event.causation_id and event.source == ctx.bus.source and _FORWARDED not in event.extensions:
             if self._forward is None:
                 raise MiddlewareError(
                     f"{event.type} to {event.subject} was sent by a rule of this instance, but its partition "

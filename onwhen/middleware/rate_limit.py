@@ -11,15 +11,22 @@ from math import ceil, floor
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from onwhen.engine.chain import Next
-from onwhen.engine.context import Context
+from onwhen.engine.context import DEFERRED, Context
 from onwhen.errors import RateLimited, RuleDefinitionError
 from onwhen.middleware._by_key import ByKey
 from onwhen.middleware._gcra import Pace, Queue
-from onwhen.middleware._given import microseconds, one_of
-from onwhen.middleware._given import name as checked_name
 from onwhen.middleware._limits import Limit, Local, Together
-from onwhen.middleware._moments import micros, span
-from onwhen.middleware._options import Duration, Key, key_function, positive_int
+from onwhen.middleware._moments import delay_for
+from onwhen.middleware._options import (
+    LONGEST,
+    Duration,
+    Key,
+    key_function,
+    microseconds,
+    one_of,
+    plain_name,
+    positive_int,
+)
 from onwhen.middleware._shared import Shared, cell_key
 
 if TYPE_CHECKING:
@@ -28,7 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["RateLimit"]
 
 _EVENTS: Final = "events"  # the limit of what is around whole events
-_LONGEST: Final = 3_155_760_000_000_000  # microseconds; 100 years
 
 
 class RateLimit:
@@ -45,7 +51,7 @@ class RateLimit:
     that come anew. With `when_exceeded="wait"` a run waits within its turn if its place comes within `max_wait`, or
     else is put off. That holds up its subject, and counts towards the rule's time-out; it is measured by the event
     loop, also where the bus has a clock that is moved by hand. With "drop" a run is stopped, and the outcome says so:
-    nothing is run later.
+    nothing is run later. But no failure is dropped: what has failed before, and is to be run again, is put off.
 
     Each run counts, also one that fails; and a turn that is run again, because its subject moved on or its process
     died, counts again: never too many are let through, perhaps one too few.
@@ -71,8 +77,6 @@ class RateLimit:
         RuleDefinitionError: an option is not what it must be.
     """
 
-    __name__ = "rate_limit"  # by which outcomes call it
-
     def __init__(
         self,
         rate: float,
@@ -86,7 +90,7 @@ class RateLimit:
         max_wait: Duration = 1.0,
     ) -> None:
         period = microseconds(per, "RateLimit: per")
-        if type(rate) not in (int, float) or not 0 < rate <= period or period / rate > _LONGEST:
+        if type(rate) not in (int, float) or not 0 < rate <= period or period / rate > LONGEST * 1e6:
             raise RuleDefinitionError(
                 f"RateLimit: rate={rate!r:.80} must be more than 0, at most one in a microsecond and at least one in "
                 f"100 years"
@@ -95,41 +99,43 @@ class RateLimit:
             burst = max(floor(rate), 1)
         # Rounded up: rather a little slower than was said than a little faster.
         self._pace = Pace(ceil(period / rate), positive_int(burst, "RateLimit: burst"))
-        self._name = checked_name(name, "RateLimit: name")
+        self._name = plain_name(name, "RateLimit: name")
         self._key = None if key is None else key_function(key, "RateLimit: key")
         self._shared = one_of(shared, "RateLimit: shared", True, False)
-        self._when_exceeded = one_of(when_exceeded, "RateLimit: when_exceeded", "postpone", "wait", "drop")
-        self._max_wait = microseconds(max_wait, "RateLimit: max_wait", zero=True)
+        one_of(when_exceeded, "RateLimit: when_exceeded", "postpone", "wait", "drop")
+        longest = microseconds(max_wait, "RateLimit: max_wait", zero=True)
+        self._max_wait = longest if when_exceeded == "wait" else 0
+        self._drops = when_exceeded == "drop"
         self._limits = ByKey(self._make)
 
     async def __call__(self, ctx: Context[Any], next: Next, /) -> None:
         """Go on if the limit allows it, or as soon as it does."""
         key = self._key_for(ctx)
         limit = self._limits.of(ctx.bus, key)
-        if self._when_exceeded == "drop":
-            permit, _ = await limit.take(again=False, waits=False)
-            if not permit.wait:
-                await next()
-            return
-        await self._pass(ctx, key, limit)
+        again = ctx.attempt > 1 or (ctx.rule is None and DEFERRED in ctx.event.extensions)
+        drops = self._drops and not again
+        permit, now = await limit.take(again=again, waits=not drops)
+        if permit.wait:
+            if drops:
+                return
+            await self._wait(ctx, key, limit, permit.wait, now)
         await next()
 
-    async def _pass(self, ctx: Context[Any], key: str, limit: Limit) -> None:
+    async def _wait(self, ctx: Context[Any], key: str, limit: Limit, wait: int, now: int) -> None:
         """Return once the limit allows it.
 
         Raises:
             RateLimited: that would take too long.
         """
-        rest = self._max_wait if self._when_exceeded == "wait" else 0
-        permit, now = await limit.take(again=ctx.attempt > 1, waits=True)
-        while permit.wait:
-            if permit.wait > rest:
-                passed = micros(ctx.bus.clock.now()) - micros(ctx.now)  # delays count from when the turn began
+        rest = self._max_wait
+        while wait:
+            if wait > rest:
                 told = f"rate limit {key!r} is used up; {ctx.rule or 'the event'} is run when its place in line comes"
-                raise RateLimited(told, delay=span(permit.wait + passed))
-            rest -= permit.wait
-            await asyncio.sleep(permit.wait / 1e6)
-            permit, now = await limit.take(again=True, waits=True, moment=now + permit.wait)
+                raise RateLimited(told, delay=delay_for(ctx, wait))
+            rest -= wait
+            await asyncio.sleep(wait / 1e6)
+            permit, now = await limit.take(again=True, waits=True, moment=now + wait)
+            wait = permit.wait
 
     def _key_for(self, ctx: Context[Any]) -> str:
         if self._key is None:

@@ -10,6 +10,7 @@ jitter.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
 from collections.abc import Callable
 from datetime import timedelta
@@ -19,7 +20,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 from onwhen.engine.chain import Next
 from onwhen.engine.context import Context
 from onwhen.errors import Postponed, RuleDefinitionError
-from onwhen.middleware._options import Duration, Errors, error_test, positive_int, rule_of, seconds
+from onwhen.middleware._options import Duration, Errors, error_test, one_of, positive_int, rule_of, seconds
 
 __all__ = ["Jitter", "Retry", "Wait"]
 
@@ -76,15 +77,13 @@ class Retry:
     ) -> None:
         if type(factor) not in (int, float) or not 1 <= factor < math.inf:
             raise RuleDefinitionError(f"Retry: factor={factor!r} must be a number of at least 1, and finite")
-        if jitter not in get_args(Jitter):
-            raise RuleDefinitionError(f"Retry: jitter={jitter!r} must be one of {', '.join(get_args(Jitter))}")
-        if wait is not None and not callable(wait):
-            raise RuleDefinitionError(f"Retry: wait={wait!r} must be a function of the error that returns seconds")
+        if wait is not None and (not callable(wait) or inspect.iscoroutinefunction(wait)):
+            raise RuleDefinitionError(f"Retry: wait={wait!r} must be a plain function of the error, to seconds")
         self._attempts = positive_int(attempts, "Retry: attempts")
         self._delay = seconds(delay, "Retry: delay", zero=True)
         self._factor = factor
         self._max_delay = seconds(max_delay, "Retry: max_delay", zero=True)
-        self._jitter: Jitter = jitter
+        self._jitter: Jitter = one_of(jitter, "Retry: jitter", *get_args(Jitter))
         self._is_meant = error_test(retry_on, "Retry: retry_on")
         self._wait = wait
         self._budget = seconds(budget, "Retry: budget", zero=True)
@@ -144,4 +143,5 @@ class Retry:
 def _tell(error: Exception, attempts: int, waited: float, why: str = "") -> None:
     """Leave on an error how often it was tried."""
     if attempts > 1 or why:
-        error.add_note(f"Retry has run it {attempts} times in this turn and waited {waited:.3g} s{why}")
+        times = f"{attempts} times" if attempts > 1 else "once"
+        error.add_note(f"Retry has run it {times} in this turn and waited {waited:.3g} s{why}")

@@ -72,7 +72,7 @@ class SingleFlight:
                 returns is given to several rules: they must not change it.
 
         Raises:
-            Exception: whatever the call raises; the same object for all who wait for it.
+            Exception: whatever the call raises; the same object for all who wait for it, and with it notes on it.
         """
         loop = asyncio.get_running_loop()
         flights = self._flights(loop)

@@ -13,12 +13,15 @@ import msgspec
 
 from onwhen.engine.chain import Next
 from onwhen.engine.context import Context
+from onwhen.engine.events import Event
 from onwhen.middleware._moments import micros
-from onwhen.middleware._options import Duration, Key, key_function, rule_of, seconds
+from onwhen.middleware._options import Duration, Key, key_function, microseconds, only_one_of
 
 __all__ = ["Throttle"]
 
-_MOST_PASSED_OVER: Final = 20  # a count; one store is not so far behind another clock that more are on their way
+_CAUSE: Final = "onwhenthrottled"
+"""Extension attribute of what a timer of ours brings: the id of the event that was too early, which caused it. What has
+inherited it, a reaction or what the rule defers itself, has another cause."""
 
 
 class Throttle:
@@ -26,7 +29,8 @@ class Throttle:
 
     Those are stopped, and the outcome says so; with `trailing`, the last of them is run when the interval ends. The
     moment of the last run is stored with what the rule did, so it holds whichever worker runs the next event, and
-    after a crash. A run that fails does not count, so its retry is run. Deleting the subject forgets all.
+    after a crash. A run that fails does not count, so its retry is run; that of a trailing event only if no later one
+    was run meanwhile. Deleting the subject forgets all.
 
     Moments are those at which turns begin, by the clock of the bus. A rule has one `Throttle` at most.
 
@@ -42,46 +46,45 @@ class Throttle:
     scopes = ("rule",)
 
     def __init__(self, per: Duration, *, key: Key | None = None, trailing: bool = False) -> None:
-        self._per = int(seconds(per, "Throttle: per") * 1_000_000) or 1
+        self._per = microseconds(per, "Throttle: per")
         self._key = None if key is None else key_function(key, "Throttle: key")
         self._trailing = trailing
 
     async def __call__(self, ctx: Context[Any], next: Next, /) -> None:
         """Go on if the interval is over."""
-        name = f"onwhen.throttle/{rule_of(ctx, 'Throttle').id}"
+        name = f"onwhen.throttle/{only_one_of(ctx, 'Throttle').id}"
         key = "" if self._key is None else self._key(ctx)
         timer = f"{name}/{key}" if key else name
         now = micros(ctx.now)
         known = _known(ctx, name).get(key)
-        id = ctx.event.id if ctx.deferred and ctx._occurrence.parent is None else ""
-        if known is not None and id in known.passed_over:
-            return  # its timer fired in the moment in which a later event took its place
+        is_trailing = _is_of_our_timer(ctx)
+        if is_trailing and known is not None and ctx.event.id != known.pending:
+            return  # a later event has taken its place: while its timer fired, or before it was retried or replayed
         # Which event a timer has brought is certain, whatever the clock of the store says. And a clock that was put
         # back must not stop a rule for longer than an interval.
-        is_trailing = known is not None and bool(id) and id == known.pending
         if known is None or is_trailing or abs(now - known.last) >= self._per:
             await next()
             if not ctx._stopped_by and not ctx.subject._state.flushed:
-                ran = _Last(last=now)
                 if known is not None and known.pending and not is_trailing:
                     ctx.cancel(timer)
-                    ran.pass_over(known)
-                self._remember(ctx, name, key, ran)
-        elif self._trailing and not (id and known.pending):
-            event = ctx.defer(key=timer, delay=timedelta(microseconds=known.last + self._per - now)).event
-            assert event is not None
-            waits = _Last(last=known.last, pending=event.id)
-            waits.pass_over(known)
-            self._remember(ctx, name, key, waits)
+                self._remember(ctx, name, key, _Last(last=now))
+        elif self._trailing:
+            event = self._defer(ctx, timer, timedelta(microseconds=known.last + self._per - now))
+            self._remember(ctx, name, key, _Last(last=known.last, pending=event.id))
+
+    def _defer(self, ctx: Context[Any], timer: str, delay: timedelta) -> Event:
+        stamps = ctx._stamps
+        inherited = ctx.around._stamps if stamps is None and ctx.around is not None else None
+        ctx.stamp(**{**(inherited or {}), _CAUSE: ctx.event.id})
+        event = ctx.defer(key=timer, delay=delay).event
+        ctx._stamps = stamps  # what others emit in this run is not of our timer
+        assert event is not None
+        return event
 
     def _remember(self, ctx: Context[Any], name: str, key: str, fact: _Last) -> None:
         now = micros(ctx.now)
         # What is over is as good as never; so there are no more keys than an interval can have.
-        facts = {
-            other: known
-            for other, known in _known(ctx, name).items()
-            if known.pending or abs(now - known.last) < self._per
-        }
+        facts = {other: known for other, known in _known(ctx, name).items() if abs(now - known.last) < self._per}
         ctx.subject.set_ext(name, msgspec.to_builtins(facts | {key: fact}))
 
 
@@ -91,17 +94,15 @@ class _Last(msgspec.Struct, omit_defaults=True):
     Attributes:
         last: when the rule was run last (microseconds since the epoch).
         pending: id of the event that the timer brings; "" if none is set.
-        passed_over: ids of those that it was to bring before; perhaps it was too late to cancel it.
     """
 
     last: int
     pending: str = ""
-    passed_over: list[str] = []
 
-    def pass_over(self, before: _Last) -> None:
-        """Note what a timer was to bring that is not to be run any more."""
-        if before.pending:
-            self.passed_over = [*before.passed_over, before.pending][-_MOST_PASSED_OVER:]
+
+def _is_of_our_timer(ctx: Context[Any]) -> bool:
+    event = ctx.event
+    return ctx.deferred and event.extensions.get(_CAUSE) == event.causation_id
 
 
 def _known(ctx: Context[Any], name: str) -> dict[str, _Last]:

@@ -260,7 +260,7 @@ class Tracing:
             await next()
             return
         carrier = carrier_of(event.extensions)
-        ctx.stamp(**{name: value for name, value in carrier.items() if name in self._fields})
+        ctx.stamp(**stamps_of({name: value for name, value in carrier.items() if name in self._fields}))
         await _within(self._propagator.extract(carrier, _NOWHERE), next)
 
     async def _unrecorded(

@@ -11,9 +11,7 @@ __all__ = ["checked"]
 
 _MOST_KEY: Final = 512  # bytes
 _MOST_VALUE: Final = 64 * 1024  # bytes
-_LONGEST: Final = (
-    3_155_760_000.0  # seconds; a hundred years, so that microseconds since the epoch stay exact as doubles
-)
+_LONGEST: Final = 3_155_760_000.0  # seconds: 100 years; microseconds since the epoch stay exact as doubles
 _MICROSECONDS: Final = 1_000_000
 
 
@@ -27,7 +25,7 @@ def checked(key: str, expected: bytes | None, new: bytes | None, ttl: float) -> 
         ttl: for how long (seconds).
 
     Raises:
-        ValueError: one of them is out of bounds.
+        ValueError: one of them is out of bounds, or a value is no bytes.
     """
     try:
         name = key.encode()
@@ -38,6 +36,8 @@ def checked(key: str, expected: bytes | None, new: bytes | None, ttl: float) -> 
             f"key {key!a:.40}... of a cell has {len(name):,} bytes, and {_MOST_KEY} are allowed: shorten it"
         )
     for what, value in (("expected", expected), ("new", new)):
+        if value is not None and type(value) is not bytes:
+            raise ValueError(f"{what}={value!a:.40}, of cell {key!a:.200}, must be bytes or None")
         if value is not None and len(value) > _MOST_VALUE:
             raise ValueError(
                 f"{what}, of cell {key!a:.200}, has {len(value):,} bytes, and {_MOST_VALUE:,} are allowed; what is "

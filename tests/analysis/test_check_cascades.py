@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any
+from threading import Lock
+from typing import Annotated, Any, Literal
 
 import pytest
+from pydantic import AfterValidator, Field
 
 from onwhen import (
     SUBJECT_DELETED,
@@ -31,7 +35,7 @@ from onwhen.middleware import (
     Timeout,
     Tracing,
 )
-from tests.analysis.looking import Customer, Ticket, found
+from tests.analysis.looking import Customer, Ticket, found, use
 
 HOUR = timedelta(hours=1)
 
@@ -107,6 +111,29 @@ def test_ways_out_of_a_loop_are_no_findings(rules: RuleSet) -> None:
 
     # `muted` and the others react to b and d as well, but they change nothing that goes on
     assert severities(rules) == []
+
+
+def test_how_a_name_begins_leaves_others_out(rules: RuleSet) -> None:
+    """Properties and event types; what is known in part, too."""
+
+    @rules.on(SUBJECT_PROPERTY_CHANGED)
+    @when(lambda ctx: ctx.property_name.startswith("sensor_"))
+    def last(ctx: Context) -> None:
+        ctx.subject.set(f"last_{ctx.property_name}", ctx.new_value)
+
+    @rules.on("*")
+    @when(lambda ctx: not ctx.event_type.startswith(("audit.", "subject-")))
+    def audit(ctx: Context) -> None:
+        ctx.emit(f"audit.{ctx.event_type}")
+
+    assert severities(rules) == []
+
+    @rules.on(SUBJECT_PROPERTY_CHANGED)
+    @when(lambda ctx: ctx.property_name.startswith("last_"))
+    def endless(ctx: Context) -> None:
+        ctx.subject.set("last_change", lambda n: (n or 0) + 1)
+
+    assert severities(rules) == ["error"]
 
 
 def test_a_constant_comes_to_rest(tickets: RuleSet) -> None:
@@ -186,6 +213,100 @@ def test_a_condition_or_an_if_may_end_it(tickets: RuleSet) -> None:
     assert severities(tickets) == ["warning"] * 3
 
 
+class Counter(Subject, prefix="counter:"):
+    free: int = 0
+    maybe: int | None = 0
+    few: Annotated[int, Field(le=5)] = 0
+    capped: Annotated[int, AfterValidator(lambda n: min(n, 5))] = 0
+    step: Literal[0, 1, 2] = 0
+    names: list[str] = []
+    unique: Annotated[list[str], AfterValidator(lambda names: sorted(set(names)))] = []
+
+
+@pytest.mark.parametrize(
+    ("name", "severity"),
+    [("free", "error"), ("maybe", "error"), *((one, "warning") for one in ("few", "capped", "step"))],
+)
+def test_a_property_that_does_not_take_every_number_may_end_it(name: str, severity: str) -> None:
+    """It comes to one that is refused, or that a validator puts right."""
+    counters = RuleSet("counters", subject=Counter)
+
+    @counters.on(changed(name))
+    def count(ctx: Context[Counter]) -> None:
+        ctx.subject.set(name, lambda n: n + 1)
+
+    assert severities(counters) == [severity]
+
+
+def test_a_list_that_is_cut_again_may_end_it() -> None:
+    """What is changed in place is looked at when the rule is through. What a property makes unique ends, too."""
+    counters = RuleSet("counters", subject=Counter)
+
+    @counters.on(changed("names"))
+    def last(ctx: Context[Counter]) -> None:
+        ctx.subject.names.append("x")
+        del ctx.subject.names[:-3]
+
+    @counters.on(changed("unique"))
+    def unique(ctx: Context[Counter]) -> None:
+        ctx.subject.unique.append("x")
+
+    assert severities(counters) == ["warning", "warning"]
+
+
+def enough(ctx: Context[Ticket]) -> None:
+    if ctx.subject.events > 5:
+        raise ValueError("that is enough")
+
+
+def test_an_error_that_is_raised_on_purpose_may_end_it(tickets: RuleSet) -> None:
+    """Here or in a function that is called; not one that was caught and is raised on."""
+
+    @tickets.on(changed("events"))
+    def checked(ctx: Context[Ticket]) -> None:
+        enough(ctx)
+        ctx.subject.events += 1
+
+    @tickets.on("again")
+    def sent(ctx: Context[Ticket]) -> None:
+        ctx.emit("again")
+        if ctx.payload["count"] > 5:
+            raise ValueError("that is enough")
+
+    assert severities(tickets) == ["warning", "warning"]
+
+    @tickets.on(changed("tags"))
+    def raised_on(ctx: Context[Ticket]) -> None:
+        try:
+            use(ctx.payload["x"])
+        except KeyError:
+            raise
+        ctx.subject.tags.append("x")
+
+    assert severities(tickets) == ["error", "warning", "warning"]
+
+
+@contextmanager
+def forgiving() -> Iterator[None]:
+    with suppress(ValueError):
+        yield
+
+
+@pytest.mark.parametrize(
+    ("manager", "severity"), [(lambda: suppress(ValueError), "warning"), (forgiving, "warning"), (Lock, "error")]
+)
+def test_a_block_whose_errors_are_caught_may_end_it(tickets: RuleSet, manager: Any, severity: str) -> None:
+    """By `suppress`, or by who knows what manager; locks catch nothing."""
+
+    @tickets.on(changed("events"))
+    def count(ctx: Context[Ticket]) -> None:
+        with manager():
+            use(int(ctx.payload["text"]))
+            ctx.subject.events += 1
+
+    assert severities(tickets) == [severity]
+
+
 def test_a_middleware_that_may_stop_a_rule_may_end_it(rules: RuleSet) -> None:
     """One that always goes on does not."""
 
@@ -197,6 +318,11 @@ def test_a_middleware_that_may_stop_a_rule_may_end_it(rules: RuleSet) -> None:
         if ctx.payload:
             await next()
 
+    async def refuse(ctx: Context, next: Any) -> None:
+        if not ctx.payload:
+            raise ValueError("nothing to do")
+        await next()
+
     async def both(ctx: Context, next: Any) -> None:
         if ctx.payload:
             await next()
@@ -206,7 +332,7 @@ def test_a_middleware_that_may_stop_a_rule_may_end_it(rules: RuleSet) -> None:
             except ValueError:
                 raise
 
-    assert severities(rules, middleware=(gate,)) == ["warning"]
+    assert severities(rules, middleware=(gate,)) == severities(rules, middleware=(refuse,)) == ["warning"]
     assert severities(rules, middleware=(both, Logging())) == ["error"]
 
 

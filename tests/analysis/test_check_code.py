@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -162,6 +163,81 @@ def test_a_snapshot_of_another_subject_has_the_properties_of_its_class(tickets: 
     ((severity, message),) = told(tickets, customers, code="unknown-property")
     assert severity == "error"
     assert "Customer has no such property; did you mean 'tickets'?" in message
+
+
+def test_code_that_catches_what_it_may_cause_knows_it(tickets: RuleSet) -> None:
+    """Whoever catches all errors may as well not, so it is a warning; whoever catches this one means it."""
+
+    @tickets.on("x")
+    def broad(ctx: Context[Ticket]) -> None:
+        try:
+            ctx.subject.set("a", 1)
+        except Exception as error:
+            use(error)
+
+    @tickets.on("x")
+    def bare(ctx: Context[Ticket]) -> None:
+        with suppress(Exception):
+            ctx.subject.set("b", 1)
+
+    @tickets.on("x")
+    def meant(ctx: Context[Ticket]) -> None:
+        with suppress(UnknownProperty):
+            ctx.subject.set("c", 1)
+
+    findings = [(severity, message[:8]) for severity, message in told(tickets, code="unknown-property")]
+    assert findings == [("warning", "sets 'a'"), ("warning", "sets 'b'")]
+
+
+def test_code_that_asks_before_it_sets_is_a_warning(tickets: RuleSet) -> None:
+    """The answer is always no, so it does nothing; without an `if` it does."""
+
+    @tickets.on("x")
+    def asks(ctx: Context[Ticket]) -> None:
+        if "asked" in ctx.subject.keys():  # noqa: SIM118
+            ctx.subject.set("asked", 1)
+
+    assert [severity for severity, _ in told(tickets, code="unknown-property")] == ["warning", "warning"]
+
+    @tickets.on("x")
+    def sets(ctx: Context[Ticket]) -> None:
+        use("set" in ctx.subject)
+        ctx.subject.set("set", 1)
+
+    assert told(tickets, code="unknown-property")[0][0] == "error"
+
+
+def test_one_of_several_names_is_a_warning(tickets: RuleSet) -> None:
+    """It may be one that never is the one."""
+
+    @tickets.on("x")
+    def rule(ctx: Context[Ticket]) -> None:
+        name = "nothing"
+        for kind in ("owner", "events"):
+            if kind in ctx.payload:
+                name = kind
+        ctx.subject.set(name, 1)
+
+    ((severity, message),) = told(tickets, code="unknown-property")
+    assert (severity, message[:14]) == ("warning", "sets 'nothing'")
+
+
+def test_a_name_that_is_known_in_part_may_be_of_another_class(tickets: RuleSet, customers: RuleSet) -> None:
+    """Of any whose prefix is longer, be it no child of the first."""
+
+    class Regular(Subject, prefix="customer:regular:"):
+        visits: int = 0
+
+    regulars = RuleSet("regulars", subject=Regular)
+    for rules in (customers, regulars):
+        rules.on("y")(use)
+
+    @tickets.on("x")
+    async def rule(ctx: Context[Ticket]) -> None:
+        customer: Any = await ctx.read(f"customer:{ctx.subject.owner}")
+        use(customer.visits)
+
+    assert told(tickets, customers, regulars, code="unknown-property") == []
 
 
 # -- events ------------------------------------------------------------------------------------------------------

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from onwhen.analysis._conditions import Filter, Names, filter_of
 from onwhen.analysis._reader import Known
+from onwhen.analysis._texts import Text
 from onwhen.engine.rules import Condition
 from tests.analysis.looking import Ticket
 
@@ -38,6 +41,9 @@ def named(ctx: Any) -> bool:
         (lambda ctx: ctx.property_name != "owner", Names(without=frozenset({"owner"}))),
         (lambda ctx: ctx.property_name not in {"owner"}, Names(without=frozenset({"owner"}))),
         (lambda ctx: not ctx.property_name == "owner", Names(without=frozenset({"owner"}))),  # noqa: SIM201
+        (lambda ctx: ctx.property_name.startswith("sensor_"), Names(prefixes=(("sensor_",),))),
+        (lambda ctx: ctx.property_name.startswith(("a_", "b_")), Names(prefixes=(("a_", "b_"),))),
+        (lambda ctx: not ctx.property_name.startswith("_"), Names(without_prefixes=("_",))),
         (named, only("owner")),
     ],
 )
@@ -60,6 +66,9 @@ def test_several_conditions_are_put_together() -> None:
         lambda ctx: ctx.property_name == "owner" or ctx.payload["x"],
         lambda ctx: ctx.property_name in "owner",
         lambda ctx: "a" < ctx.property_name < "b",
+        lambda ctx: ctx.property_name.startswith(ctx.payload["x"]),
+        lambda ctx: ctx.property_name.endswith("_at"),
+        lambda ctx: ctx.payload["x"].startswith("a"),
         lambda ctx: not ctx.subject.status == "open",  # noqa: SIM201
         lambda ctx: ctx.subject.get("events", 0) == 3,
         len,
@@ -81,3 +90,23 @@ def test_what_is_always_false_is_known() -> None:
     """What is always true asks for nothing."""
     assert filtered(lambda ctx: False).is_never
     assert filtered(lambda ctx: True) == Filter()
+
+
+pieces = st.sampled_from(["", "a", "ab", "b"])
+names = st.builds(
+    Names,
+    only=st.none() | st.frozensets(pieces),
+    without=st.frozensets(pieces, max_size=1),
+    prefixes=st.lists(st.tuples(pieces, pieces), max_size=2).map(tuple),
+    without_prefixes=st.lists(pieces.filter(bool), max_size=1).map(tuple),
+)
+
+
+@given(names, names, st.text("ab", max_size=3), st.lists(pieces, min_size=1, max_size=3))
+def test_names_are_what_they_say(one: Names, other: Names, name: str, known: list[str]) -> None:
+    """Both means in each of them; a text that is known in part may be one if it is when its holes are filled."""
+    assert (name in (one & other)) == (name in one and name in other)
+    if one.is_all:
+        assert name in one
+    if name.join(known) in one:
+        assert one.may_be(Text.between(known))

@@ -189,6 +189,15 @@ async def test_the_bus_is_the_turn_while_a_rule_runs() -> None:
     assert (str(first.target), second.target, str(third.target)) == ("customer:1", None, "customer:2")
 
 
+def test_the_bus_of_the_context_is_a_bus() -> None:
+    """For certain."""
+
+    async def rule(ctx: Context) -> None:
+        await ctx.bus.emit("a", ctx.subject.name)
+
+    assert [(str(one.type), one.is_certain) for one in emissions(rule)] == [("a", True)]
+
+
 def test_an_unknown_emitter_that_is_called_like_the_bus_is_taken_for_one() -> None:
     """But it is not certain; and a log handler is none."""
 

@@ -43,7 +43,7 @@ def test_rules_events_and_properties_are_nodes() -> None:
     assert {edge.label for edge in found.edges} == {"timer sla", "to mail:1", "changed('owner', from_='ann')", ""}
     rule = next(node for node in found.nodes if node.id == "rule:tickets.take")
     assert (rule.label, rule.group) == ("take", "tickets")
-    assert rule.notes == ("for Ticket, ticket:*", "when ctx.payload['by']", "priority 5")
+    assert rule.notes == ("for Ticket, ticket:*", 'when ctx.payload["by"]', "priority 5")
     assert rule.place is not None
     assert rule.place.line == take.__code__.co_firstlineno + 2
 
@@ -124,6 +124,49 @@ def test_properties_belong_to_the_class_that_declares_them() -> None:
     assert [edge for edge in found if edge[0] == "property:Customer.tickets"] == []
 
 
+def test_a_property_that_only_one_class_below_has_is_its_own() -> None:
+    """A rule for the class above asks which it is, and sets it."""
+    tickets = RuleSet("tickets", subject=Ticket)
+
+    class Urgent(Ticket, prefix="ticket:urgent:"):
+        hours: int = 1
+
+    @tickets.on("x")
+    def hurry(ctx: Context[Ticket]) -> None:
+        if isinstance(ctx.subject, Urgent):
+            ctx.subject.hours = 0
+
+    ((_, _, target),) = [edge for edge in arrows(graph(tickets)) if edge[1] == "sets"]
+    assert target.endswith("Urgent.hours")
+
+
+def test_a_condition_on_how_a_name_begins_is_a_pattern() -> None:
+    """Of properties; those that are set lead there."""
+    rules = RuleSet("rules")
+
+    @rules.on(SUBJECT_PROPERTY_CHANGED)
+    @when(lambda ctx: ctx.property_name.startswith("sensor_"))
+    def read(ctx: Context) -> None:
+        ctx.subject.set("sensor_a", 1)
+        ctx.subject.set("b", 1)
+
+    found = arrows(graph(rules))
+    assert ("property:sensor_*", "triggers", "rule:rules.read") in found
+    assert [edge for edge in found if edge[1] == "matches"] == [("property:sensor_a", "matches", "property:sensor_*")]
+
+
+def test_what_is_only_set_muted_stands_for_nothing() -> None:
+    """Nobody reacts."""
+    rules = RuleSet("rules")
+
+    @rules.on(SUBJECT_PROPERTY_CHANGED)
+    def loud(ctx: Context) -> None:
+        ctx.subject.set("a", 1, muted=True)
+        ctx.subject.set("b", 1)
+
+    assert [edge for edge in arrows(graph(rules)) if edge[1] == "matches"] == [("property:b", "matches", "property:*")]
+
+
 def test_deletion_has_its_own_ways() -> None:
     """Of a property, and of the whole subject."""
     rules = RuleSet("rules")
@@ -189,10 +232,10 @@ def test_a_middleware_of_ours_is_there_with_what_it_emits() -> None:
     def rule(ctx: Context) -> None: ...
 
     found = graph(rules)
-    emitted = {target for source, kind, target in arrows(found) if source == "middleware:circuit_breaker"}
+    emitted = {target for source, kind, target in arrows(found) if source == "middleware:CircuitBreaker"}
     assert emitted == {f"event:{type}" for type in (CIRCUIT_OPENED, CIRCUIT_HALF_OPENED, CIRCUIT_CLOSED)}
     assert ("middleware:ErrorEvents", "emits", "event:error.handler_failed") in arrows(found)
-    assert [node.label for node in found.nodes if node.kind == "middleware"] == ["circuit_breaker", "ErrorEvents"]
+    assert [node.label for node in found.nodes if node.kind == "middleware"] == ["CircuitBreaker", "ErrorEvents"]
     assert not [node for node in found.nodes if node.kind == "unknown"]
 
 

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from onwhen.analysis import _calls
 from onwhen.analysis._conditions import filter_of
 from onwhen.analysis._reader import Known, read
-from onwhen.analysis._sources import _definitions
 from onwhen.engine.rules import Condition
 from tests.analysis.looking import Ticket
 
@@ -95,6 +94,5 @@ def test_generated_functions_can_be_read(body: list[str]) -> None:
     namespace: dict[str, Any] = {"__name__": "generated"}
     exec(code, namespace)
     linecache.cache["<generated>"] = (len(source), None, source.splitlines(keepends=True), "<generated>")
-    _definitions.cache_clear()
     reading = read(namespace["outer"](1), Known(Ticket))
     assert not any("source is not there" in one.what for one in reading.unseen if one.place.line < 2)

@@ -88,6 +88,23 @@ def test_reading_changes_nothing() -> None:
     assert looked_at(rule, Ticket) == ["events", "facts", "owner", "tags"]
 
 
+def test_a_copy_is_not_the_property() -> None:
+    """What is in it is the same, though."""
+
+    def rule(ctx: Context[Ticket]) -> None:
+        for copy in (list(ctx.subject.tags), sorted(ctx.subject.tags), ctx.subject.tags.copy(), ctx.subject.tags[:]):
+            copy.append("x")
+        facts = ctx.subject.facts.copy()
+        facts["a"] = 1
+
+    def deep(ctx: Context[Ticket]) -> None:
+        for fact in sorted(ctx.subject.facts["all"]):
+            fact["a"] = 1
+
+    assert written(rule, Ticket) == []
+    assert written(deep, Ticket) == ["facts"]
+
+
 def test_extended_properties_are_not_properties() -> None:
     """They set off nothing."""
 
@@ -180,6 +197,15 @@ def test_names_that_are_passed_as_text_are_read() -> None:
 
     assert looked_at(rule) == ["?", "a", "b", "c"]
     assert written(rule) == ["?", "c", "d"]
+
+
+def test_a_method_of_the_subject_that_is_found_by_name_is_unseen() -> None:
+    """It may be any."""
+
+    def rule(ctx: Context[Ticket]) -> None:
+        getattr(ctx.subject, ctx.payload["verb"])("owner", 1)
+
+    assert any("which may be any method of the subject" in one for one in unseen(rule, Ticket))
 
 
 def test_what_keeps_the_subject_is_unseen() -> None:

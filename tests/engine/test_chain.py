@@ -3,20 +3,25 @@
 import asyncio
 import functools
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from onwhen.engine.chain import Middleware, Next, check, compose, name_of
+from onwhen.engine.rules import RuleSet
 from onwhen.errors import MiddlewareError, RuleDefinitionError
+from tests.engine.turning import Thing, begin, kept, runs
+from tests.engine.turning import run as run_turn
 
 
 class Run:
-    """Stands in for a context: a chain only notes on it who stopped it."""
+    """Stands in for a context: a chain only notes on it who stopped it, and why."""
 
     def __init__(self) -> None:
         self._stopped_by = self._handled_by = ""
         self._error: BaseException | None = None
+        self._raised: Any = None
         self.steps: list[str] = []
 
 
@@ -83,6 +88,82 @@ def test_an_error_passes_through_every_middleware() -> None:
     run: Any = Run()
     drive(compose((noting("a"), repaired, noting("b")), broken)(run))
     assert run.steps == ["a in", "b in", "broken", "a out"]
+
+
+async def stumbles(ctx: Any, next: Next) -> None:
+    raise ValueError("before")
+
+
+async def forgets(ctx: Any, next: Next) -> None:
+    next()
+
+
+async def swallows(ctx: Any, next: Next) -> None:
+    with suppress(Exception):
+        await next()
+
+
+async def gives_up(ctx: Any, next: Next) -> None:
+    with suppress(Exception):
+        await next.attempt()
+
+
+@pytest.mark.parametrize("outer", [swallows, gives_up])
+@pytest.mark.parametrize(("inner", "error"), [(stumbles, ValueError), (forgets, MiddlewareError)])
+def test_a_rule_that_was_not_run_because_of_an_error_has_failed(outer: Any, inner: Any, error: type[Exception]) -> None:
+    """Also where a middleware further out swallows the error: that deals with a failure, and the rule has not fired."""
+    rules = RuleSet("r", subject=Thing)
+    rules.on("go", name="rule")(lambda ctx: ctx.subject.set("n", 1))
+    turn = run_turn(begin(rules, outer, inner))
+    (run,) = turn.outcome().runs
+    assert (run.status, run.handled, type(run.error)) == ("failed", True, error)
+    assert kept(turn) == ({}, [])
+
+
+def test_what_was_undone_has_not_fired_either() -> None:
+    """A middleware fails after the rule; the attempt is undone as a whole, and left at that."""
+
+    async def fails_after(ctx: Any, next: Next) -> None:
+        await next()
+        raise ValueError("after")
+
+    rules = RuleSet("r", subject=Thing)
+    rules.on("go", name="rule")(lambda ctx: ctx.subject.set("n", 1))
+    turn = run_turn(begin(rules, gives_up, fails_after))
+    (run,) = turn.outcome().runs
+    assert (run.status, run.handled, repr(run.error)) == ("failed", True, "ValueError('after')")
+    assert kept(turn) == ({}, [])
+
+
+def test_an_attempt_that_goes_well_forgets_why_one_before_was_not_run() -> None:
+    """Then the rule has fired."""
+    errors = [ValueError("before")]
+
+    async def stumbles_once(ctx: Any, next: Next) -> None:
+        if errors:
+            raise errors.pop()
+        await next()
+
+    async def tries_again(ctx: Any, next: Next) -> None:
+        with suppress(ValueError):
+            await next.attempt()
+        await next.attempt()
+
+    rules = RuleSet("r", subject=Thing)
+    rules.on("go", name="rule")(lambda ctx: ctx.subject.set("n", 1))
+    turn = run_turn(begin(rules, swallows, tries_again, stumbles_once))
+    assert runs(turn) == [("r.rule", "fired")]
+    assert kept(turn) == ({"n": b"1"}, [])
+
+
+def test_an_event_whose_rules_were_not_run_because_of_an_error_was_stopped() -> None:
+    """By whoever has raised it, where somebody further out has swallowed it."""
+    rules = RuleSet("r", subject=Thing)
+    rules.on("go", name="rule")(lambda ctx: ctx.subject.set("n", 1))
+    turn = begin(rules, around=swallows)
+    turn.bus.rulebook.use(stumbles, "event")
+    (run,) = run_turn(turn).outcome().runs
+    assert (run.rule, run.status, run.stopped_by) == ("", "stopped", "stumbles")
 
 
 def test_calling_next_twice_is_an_error() -> None:
@@ -266,11 +347,46 @@ def sync(ctx: Any, next: Next) -> None:
     raise AssertionError
 
 
-@pytest.mark.parametrize("thing", [sync, lambda ctx, next: None, "plain", None, Callable_])
+@pytest.mark.parametrize("thing", [sync, lambda ctx, next: None, "plain", None])
 def test_what_is_not_async_is_refused(thing: Any) -> None:
     """Where it is declared, not at the first event."""
     with pytest.raises(RuleDefinitionError, match="async def mw"):
         check(thing)
+
+
+def test_a_class_is_refused() -> None:
+    """It was to be called, most likely."""
+    with pytest.raises(RuleDefinitionError, match=r"write Callable_\(\.\.\.\)"):
+        check(Callable_)
+
+
+async def too_few(ctx: Any) -> None:
+    raise AssertionError
+
+
+async def too_many(ctx: Any, next: Next, bank: Any) -> None:
+    raise AssertionError
+
+
+async def by_name(*, ctx: Any, next: Next) -> None:
+    raise AssertionError
+
+
+@pytest.mark.parametrize("function", [too_few, too_many, by_name, functools.partial(too_many, bank=1, next=2)])
+def test_what_does_not_take_two_arguments_is_refused(function: Any) -> None:
+    """Where it is declared, with what it takes."""
+    with pytest.raises(RuleDefinitionError, match=r"must take two arguments.*\(ctx, next\)', but .*arguments?"):
+        check(function)
+
+
+def test_a_decorator_may_give_what_else_a_middleware_needs() -> None:
+    """What counts is what it takes once it is decorated."""
+
+    @functools.wraps(too_many)
+    async def decorated(ctx: Any, next: Next) -> None:
+        await next()
+
+    check(decorated)
 
 
 def test_a_middleware_has_a_name_for_outcomes() -> None:

@@ -63,6 +63,7 @@ def test_a_text_may_say_which_are_meant(text: str, numbers: set[int]) -> None:
         ("5,8", "there is no partition 8"),
         ("3-1", "ends before"),
         ("3/3", "the last of 3 is 2"),
+        ("0/0", "give partitions"),
     ],
 )
 def test_a_text_that_means_nothing_is_refused(text: str, told: str) -> None:

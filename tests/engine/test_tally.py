@@ -237,6 +237,14 @@ def test_what_is_refused_is_counted_by_the_answer() -> None:
     assert counted(tally) == {"done": 2, "fenced": 1}
 
 
+def test_one_is_added_to_another() -> None:
+    """Each of its counts, those by rule included; the other one stays as it is."""
+    tally, other = Tally(done=1, dead={"a": 1}), Tally(done=2, loads=1, dead={"a": 2, "b": 3}, retries={"": 1})
+    tally.add(other)
+    assert counted(tally) == {"done": 3, "loads": 1, "dead": {"a": 3, "b": 3}, "retries": {"": 1}}
+    assert counted(other) == {"done": 2, "loads": 1, "dead": {"a": 2, "b": 3}, "retries": {"": 1}}
+
+
 @virtual
 async def test_who_emits_counts_what_is_accepted() -> None:
     """Until then it is pending there, also before the store is open; after that it is the workers'."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 from onwhen import Context, EventBus, RetryPolicy, RuleSet, VirtualClock, create_memory_storage
 from onwhen.engine.status import WorkerStatus
-from onwhen.middleware import Metrics
+from onwhen.middleware import CircuitBreaker, Metrics
+from onwhen.middleware._circuit import State, Status
 
 STATUS = WorkerStatus(
     id="desk-0",
@@ -37,18 +37,19 @@ class Desk:
         return self._status
 
 
-class Breaker:
-    """A middleware with circuits in some states.
+class Breaker(CircuitBreaker):
+    """One that says of its circuits what it is told to, and lets everything through.
 
     Args:
         states: key -> state.
     """
 
-    def __init__(self, **states: str) -> None:
+    def __init__(self, **states: Status) -> None:
+        super().__init__()
         self._states = states
 
-    def states(self) -> dict[str, Any]:
-        return {key: SimpleNamespace(status=status) for key, status in self._states.items()}
+    def states(self) -> dict[str, State]:
+        return {key: State(status=status) for key, status in self._states.items()}
 
     async def __call__(self, ctx: Any, next: Any, /) -> None:
         await next()

@@ -87,15 +87,16 @@ async def test_one_that_finds_no_place_is_put_off() -> None:
 
 
 async def test_one_that_has_waited_too_long_is_put_off() -> None:
-    """And is not in the line any more."""
+    """And is not in the line any more, which has room for the next."""
     service = Service()
-    bulkhead = Bulkhead(1, queue=5, max_wait=0.01)
+    bulkhead = Bulkhead(1, queue=1, max_wait=0.01)
     async with asyncio.timeout(5), new_bus(calling(service, bulkhead), clock=VirtualClock(NOON)) as bus:
         first = asyncio.create_task(bus.emit("go", "thing:0"))
         await until(lambda: len(service.under_way) == 1)
-        (run,) = (await bus.emit("go", "thing:1")).runs
-        assert run.status == "postponed"
-        assert "no place became free within 0.01 s" in str(run.error)
+        for name in ("thing:1", "thing:2"):
+            (run,) = (await bus.emit("go", name)).runs
+            assert run.status == "postponed"
+            assert "no place became free within 0.01 s" in str(run.error)
         service.gate.set()
         assert (await first).ok
         assert bulkhead.taken("r.call") == 0
@@ -303,7 +304,14 @@ async def _attack(limit: int, queue: int, steps: list[tuple[str, int]]) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"limit": 0}, {"limit": 1.0}, {"limit": 1, "queue": -1}, {"limit": 1, "max_wait": 0}, {"limit": 1, "delay": -1}],
+    [
+        {"limit": 0},
+        {"limit": 1.0},
+        {"limit": 1, "queue": -1},
+        {"limit": 1, "queue": 1, "max_wait": 0},
+        {"limit": 1, "max_wait": 5},
+        {"limit": 1, "delay": -1},
+    ],
 )
 def test_options_are_checked_when_it_is_made(options: dict[str, Any]) -> None:
     """With the name of the one that is wrong."""

@@ -11,6 +11,7 @@ from onwhen import Context, EventBus, Limits, RetryPolicy, RuleSet, VirtualClock
 from onwhen.engine.store import Commit, SubjectWrite
 from onwhen.errors import CircuitOpen, MiddlewareError, Postponed, RuleDefinitionError, RuleTimeout
 from onwhen.middleware import CircuitBreaker, Fallback, Retry, Timeout
+from tests.engine.fleets import Fleet, Notes, until, virtual
 
 START = datetime(2024, 2, 29, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -325,6 +326,22 @@ def test_the_end_of_the_program_is_no_failure() -> None:
     assert breaker.states()["shop.call"].status == "closed"
 
 
+@virtual
+async def test_a_turn_that_is_taken_away_from_a_worker_is_no_failure() -> None:
+    """It stops, or loses a partition, while the service is only slow: another worker runs the event."""
+    fleet, notes, breaker = Fleet(), Notes(), CircuitBreaker(failures=1)
+    notes.gates["s"] = asyncio.Event()
+    first = fleet.member(notes.rules, grace=1.0)
+    first.worker.bus.use(breaker)
+    await first.start()
+    async with fleet.bus() as producer:
+        await producer.emit("noted", "s", 1)
+        await until(lambda: notes.runs)
+        await first.stop()
+    assert breaker.states()["notes.note"].status == "closed"
+    assert breaker.states()["notes.note"].failures == 0
+
+
 async def test_what_was_to_be_said_by_a_turn_that_never_ends_is_said_by_another(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -467,15 +484,17 @@ async def test_it_may_skip_instead(service: Service) -> None:
     await service.fails(1)
     receipt = await service.bus.emit("call", "order:2")
     assert [(run.status, run.stopped_by, run.retry_at) for run in receipt.runs] == [
-        ("stopped", "circuit_breaker", None)
+        ("stopped", "CircuitBreaker", None)
     ]
     await service.bus.advance(60 * SECOND)
     assert service.calls == ["order:0"]
 
 
-async def test_a_retry_of_the_rule_waits_for_the_circuit_and_uses_up_nothing(service: Service) -> None:
+@pytest.mark.parametrize("when_open", ["postpone", "skip"])
+async def test_a_retry_of_the_rule_waits_for_the_circuit_and_uses_up_nothing(service: Service, when_open: Any) -> None:
     """Its policy allows two attempts; the circuit is open for much longer than that would take."""
-    service.guard(CircuitBreaker(failures=1, open_for=3600), retry=RetryPolicy(attempts=2, delay=SECOND, jitter=0))
+    breaker = CircuitBreaker(failures=1, open_for=3600, when_open=when_open)
+    service.guard(breaker, retry=RetryPolicy(attempts=2, delay=SECOND, jitter=0))
     await service.fails(1)
     await service.bus.advance(timedelta(minutes=59))
     assert service.calls == ["order:0"]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,8 +40,12 @@ async def world() -> World:
 
 async def run(circuit: Together, result: Literal["ok", "failed", "neither"]) -> str:
     """Make a call, if the circuit lets it through; return the verdict."""
+    if circuit.is_closed():
+        if result != "ok" or not circuit.succeed():
+            await circuit.leave("", result)
+        return "go"
     entry = await circuit.enter(LONG)
-    if entry.verdict != "no":
+    if entry.verdict == "probe" or (entry.verdict == "go" and (result != "ok" or not circuit.succeed())):
         await circuit.leave(entry.probe, result)
     return entry.verdict
 
@@ -187,6 +192,22 @@ async def test_successes_are_told_when_they_matter(world: World) -> None:
     await one.enter(LONG)
     await run(other, "failed")
     assert calls_of(other) == (42, 2)
+
+
+async def test_a_circuit_that_stays_open_for_very_long(world: World) -> None:
+    """A store keeps nothing for more than a hundred years, and need not."""
+    years = msgspec.structs.replace(TERMS, open_for=20 * 365 * 24 * HOUR_LONG)
+    circuit = circuit_of(world.worker(), years)
+    assert [await run(circuit, "failed") for _ in range(4)] == ["go"] * 3 + ["no"]
+
+
+async def test_successes_are_told_once(world: World) -> None:
+    """Also where two failures of one worker tell of them at the same moment."""
+    circuit = circuit_of(world.worker(), BY_RATE, look=HOUR_LONG)
+    for _ in range(20):
+        await run(circuit, "ok")
+    await asyncio.gather(run(circuit, "failed"), run(circuit, "failed"))
+    assert calls_of(circuit) == (22, 2)
 
 
 def calls_of(circuit: Together) -> tuple[int, int]:
@@ -352,6 +373,23 @@ terms = st.builds(
     minimum=st.integers(1, 5),
     open_for=st.integers(1, 40),
 )
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["open", "its probe lost"])
+def test_a_clock_that_was_set_back_keeps_no_circuit_open(lost: bool) -> None:
+    """It is tried at once, rather than when the clock is there again."""
+    state, now = settle(closed, TERMS, HOUR_LONG, "", "failed"), HOUR_LONG
+    for _ in range(2):
+        state = settle(state, TERMS, now, "", "failed")
+    if lost:
+        now += 30 * S
+        state = admit(state, TERMS, now, "lost", LONG).state
+    assert admit(state, TERMS, now - S, "mine", LONG).verdict == "no", "clocks of workers differ a little"
+    tried = admit(state, TERMS, now - 3000 * S, "mine", LONG)
+    assert (tried.verdict, tried.state.since) == ("probe", now - 3000 * S)
+    assert admit(tried.state, TERMS, now - 2999 * S, "other", LONG).verdict == "no"
+
+
 results = st.sampled_from(["ok", "failed", "failed", "failed", "neither"])
 steps = st.lists(
     st.one_of(

@@ -21,8 +21,9 @@ from onwhen import (
     create_memory_storage,
     when,
 )
+from onwhen.engine.chain import Middleware
 from onwhen.errors import MiddlewareError, Postponed, RuleDefinitionError
-from onwhen.middleware import Debounce
+from onwhen.middleware import Debounce, Throttle
 from tests.middleware.places import NOON, SECOND, Place, dead, place_of, timers
 
 EXT = "onwhen.debounce/search.look"
@@ -41,12 +42,12 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 class Search:
     """A rule that notes what it is run on, when, and with which batch; it fails as often as it is told to."""
 
-    def __init__(self, debounce: Debounce, **options: Any) -> None:
+    def __init__(self, *middleware: Middleware, **options: Any) -> None:
         self.ran: list[tuple[float, Any]] = []
         self.fails = 0
         self.rules = RuleSet("search", subject=Box)
 
-        @self.rules.on("typed", middleware=[debounce], **options)
+        @self.rules.on("typed", middleware=middleware, **options)
         def look(ctx: Context[Box]) -> None:
             batch = ctx.get_metadata("debounced")
             what = ctx.payload if batch is None else [event.data for event in batch]
@@ -389,6 +390,43 @@ async def test_a_dead_batch_can_be_replayed(place: Place) -> None:
         assert len(search.ran) == 1
 
 
+async def test_a_batch_that_is_stopped_further_in_comes_with_the_next(place: Place) -> None:
+    """The rule has not seen it, so nothing of it is let go."""
+    search = Search(Debounce(5, deliver="all"), Throttle(60))
+    async with place.bus(search.rules) as bus:
+        for moment in (0, 10, 20, 90):
+            await bus.advance(NOON + moment * SECOND - place.clock.now())
+            await typed(bus, moment, moment + 1, pause=0)
+        await bus.advance(600 * SECOND)
+        assert search.ran == [(5.0, [0, 1]), (95.0, [10, 11, 20, 21, 90, 91])]
+        assert not any(name.startswith(EXT) for name in (await bus.read("box:1")).ext)
+
+
+async def test_a_batch_that_a_throttle_puts_off_is_run_when_its_time_comes(place: Place) -> None:
+    """With those before it, and with nothing that has come since and is not quiet yet."""
+    search = Search(Debounce(5, deliver="all"), Throttle(60, trailing=True))
+    async with place.bus(search.rules) as bus:
+        for moment in (0, 10, 20, 63):
+            await bus.advance(NOON + moment * SECOND - place.clock.now())
+            await typed(bus, moment, moment + 1, pause=0)
+        await bus.advance(600 * SECOND)
+        assert search.ran == [(5.0, [0, 1]), (65.0, [10, 11, 20, 21]), (125.0, [63, 64])]
+        assert not any(name.startswith(EXT) for name in (await bus.read("box:1")).ext)
+
+
+async def test_a_full_batch_that_is_stopped_further_in_takes_no_more(place: Place) -> None:
+    """What comes then is stopped as well, and the outcome says so; what waits is handed over when it may be."""
+    search = Search(Debounce(5, deliver="all", limit=3), Throttle(60))
+    async with place.bus(search.rules) as bus:
+        await typed(bus, 0, pause=10)
+        await typed(bus, 1, 2, pause=0)
+        (run,) = (await bus.emit("typed", "box:1", 3)).runs
+        assert (run.status, run.stopped_by) == ("stopped", "Throttle")
+        await bus.advance(60 * SECOND)
+        await typed(bus, 4, pause=60)
+        assert [batch for _, batch in search.ran] == [[0], [1, 2, 4]]
+
+
 async def test_a_batch_that_is_put_off_further_in_stays_together(place: Place) -> None:
     """By a rate limit, for instance."""
     closed = 2
@@ -467,17 +505,20 @@ async def test_it_does_what_a_simple_model_says(
     limit=st.integers(1, 6),
     in_order=st.booleans(),
     late=st.sets(st.integers(0, 19)),
+    throttled=st.booleans(),
 )
 async def test_no_event_is_lost_or_comes_twice(
-    pauses: Sequence[int], fails: list[bool], limit: int, in_order: bool, late: set[int]
+    pauses: Sequence[int], fails: list[bool], limit: int, in_order: bool, late: set[int], throttled: bool
 ) -> None:
-    """However runs fail, batches fill, and timers are late: in the end each event was handed over once."""
+    """However runs fail, batches fill or are put off, and timers are late: in the end each was handed over once."""
     rules = RuleSet("search", subject=Box)
     script = [*fails]
 
     @rules.on(
         "typed",
-        middleware=[Debounce(5, deliver="all", limit=limit)],
+        middleware=[Debounce(5, deliver="all"), Throttle(12, trailing=True)]
+        if throttled
+        else [Debounce(5, deliver="all", limit=limit)],
         retry=RetryPolicy(attempts=20, delay=3 * SECOND, jitter=0, in_order=in_order),
     )
     def look(ctx: Context[Box]) -> None:

@@ -156,7 +156,7 @@ async def test_retries_and_what_was_put_off_say_when() -> None:
 
 
 async def test_what_middleware_does_is_told() -> None:
-    """It stops rules or events, deals with errors, and does things itself."""
+    """It stops rules or events, and deals with errors."""
     out = io.StringIO()
     bus = bus_with(orders(), stream=out)
 
@@ -182,8 +182,16 @@ async def test_what_middleware_does_is_told() -> None:
 
 @pytest.mark.parametrize("swallows", [False, True])
 async def test_an_event_that_fails_as_a_whole_says_so(swallows: bool) -> None:
-    """Also if a middleware further in has swallowed the error."""
+    """Also if a middleware further in has swallowed the error; what was planned for a single rule is not done."""
     rules = RuleSet("orders")
+
+    @rules.on("order.taken", retry=RetryPolicy(attempts=2))
+    def charge(ctx: Context) -> None:
+        raise ValueError("card refused")
+
+    @rules.on("order.taken")
+    def note(ctx: Context) -> None:
+        raise ValueError("no note")
 
     @rules.on("order.taken", changed("n"))
     def spin(ctx: Context) -> None:
@@ -199,8 +207,14 @@ async def test_an_event_that_fails_as_a_whole_says_so(swallows: bool) -> None:
     if swallows:
         bus.use(swallow, scope="event")
     await bus.emit("order.taken", "order:1")
-    last = out.getvalue().splitlines()[-1]
+    *told, last = without_times(out.getvalue()).splitlines()
     assert last.startswith("    failed as a whole, nothing of it is kept: onwhen.errors.CascadeLimit: ")
+    for failed in (
+        "orders.charge failed in 0 ms: ValueError: card refused",
+        "orders.note failed in 0 ms: ValueError: no",
+    ):
+        index = next(index for index, line in enumerate(told) if failed in line)
+        assert told[index + 1].startswith("    orders.")  # the next rule
 
 
 async def test_an_event_that_was_put_off_as_a_whole_did_not_fail() -> None:
@@ -251,10 +265,13 @@ async def test_secrets_can_be_left_out() -> None:
         ctx.subject.set("password", "hush-2")
         ctx.subject.set("login", {"password": "hush-3"})
 
+    @rules.on(changed("password"))
+    def note(ctx: Context) -> None: ...
+
     out = io.StringIO()
     bus = bus_with(rules, stream=out, redact=["password"])
     async with bus.subject("user:1") as user:
-        user.set("password", "hush-0", muted=True)
+        user.set("password", "hush-0")  # an event that comes from outside of turns
     await bus.emit("user.joined", "user:1", {"password": "hush-1"})
     assert "hush" not in out.getvalue()
     assert 'password: "***" -> "***"' in out.getvalue()
@@ -374,6 +391,15 @@ def test_options_that_cannot_be_are_refused_at_once(options: dict[str, Any]) -> 
 
 
 # -- what it cannot be made to say ---------------------------------------------------------------------------------
+
+
+async def test_a_type_cannot_be_indented_by_who_sends_it() -> None:
+    """What is indented is told of an event, not by one."""
+    out = io.StringIO()
+    bus = bus_with(RuleSet("none"), stream=out)
+    await bus.emit("    orders.take fired", "order:1")
+    assert out.getvalue().startswith("\\x20   orders.take fired to order:1, id ")
+
 
 TEXTS = st.text(st.characters(exclude_categories=("Cc", "Cs", "Cn")), min_size=1, max_size=20)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from onwhen import Context, RetryPolicy, RuleSet, Subject, VirtualClock, changed
-from onwhen.errors import CircuitOpen, Postponed, RuleDefinitionError, RuleTimeout
+from onwhen.errors import CircuitOpen, Postponed, RuleDefinitionError, RuleTimeout, UnknownProperty
 from onwhen.middleware import Fallback, Timeout
 from onwhen.middleware.fallback import Default, LastGood
 from tests.engine import turning
@@ -131,6 +131,24 @@ async def test_an_alternative_is_told_the_error(shop: Shop) -> None:
         await shop.bus.emit("placed", f"order:{number}")
     assert (await shop.order(0)).get("source") == "down"
     assert (await shop.order(1)).get("source") == ""
+    assert not hasattr(shop.bank, "__notes__")
+
+
+async def test_if_nothing_works_what_middleware_further_in_tells_of_the_failure_is_kept(shop: Shop) -> None:
+    """It is still the rule's own failure."""
+
+    async def tells(ctx: Context[Order], next: Any) -> None:
+        try:
+            await next()
+        except OSError:
+            ctx.emit("bank.down")
+            raise
+
+    shop.bank = OSError("down")
+    shop.rule(Fallback(nobody), tells)
+    receipt = await shop.bus.emit("placed", "order:1")
+    assert [event.type for event in receipt.sent] == ["bank.down"]
+    assert receipt.runs[0].error is shop.bank
 
 
 @pytest.mark.parametrize("on", [ConnectionError, (KeyError, ConnectionError), lambda error: "down" in str(error)])
@@ -248,6 +266,17 @@ async def test_the_last_good_values_are_those_of_the_same_key(shop: Shop) -> Non
     assert "NothingGood" in shop.bank.__notes__[-1]
 
 
+async def test_each_rule_has_its_own_last_good_values(shop: Shop) -> None:
+    """Also where several have the same object."""
+    last = LastGood("rate", key=lambda ctx: "usd")
+    shop.rule(Fallback(last))
+    shop.rules.on("asked", name="other", middleware=[Fallback(last, Default(rate=1.0))])(shop.price)
+    await shop.bus.emit("placed", "order:1")
+    shop.bank = OSError("down")
+    await shop.bus.emit("asked", "order:2")
+    assert (await shop.order(2)).get("rate") == 1.0
+
+
 async def test_last_good_values_may_be_too_old(shop: Shop) -> None:
     """By the clock of the bus; then what comes next is asked."""
     shop.rule(Fallback(LastGood("rate", max_age=timedelta(hours=1)), Default(rate=1.0)))
@@ -277,15 +306,52 @@ async def test_only_a_success_is_remembered(shop: Shop) -> None:
     assert (await shop.order(3)).get("source") == "other"
 
 
+async def test_what_was_never_set_is_not_a_good_value(shop: Shop) -> None:
+    """A rule that works and sets nothing leaves the declared default, which is nobody's last good value."""
+
+    @shop.rules.on("checked", middleware=[Fallback(LastGood("rate"), Default(rate=1.0))])
+    def check(ctx: Context[Order]) -> None:
+        if ctx.payload == "down":
+            raise OSError
+
+    for number, payload in enumerate(["fine", "down"]):
+        await shop.bus.emit("checked", f"order:{number}", payload)
+    assert (await shop.order(1)).get("rate") == 1.0
+
+
+async def test_a_property_that_is_not_there_is_told_at_once(shop: Shop) -> None:
+    """Not only when it is needed."""
+    shop.rule(Fallback(LastGood("rat")))
+    (run,) = (await shop.bus.emit("placed", "order:1")).runs
+    assert isinstance(run.error, UnknownProperty)
+
+
+async def test_an_error_that_several_runs_share_is_told_of_once(shop: Shop) -> None:
+    """As that of a call that they made together."""
+    shop.bank = OSError("down")
+    shop.rule(Fallback(Default(rate=1.0)))
+    for number in range(3):
+        await shop.bus.emit("placed", f"order:{number}")
+    assert shop.bank.__notes__ == ["Fallback has done Default(rate=1.0) instead"]
+
+
 async def test_the_keys_that_are_remembered_are_bounded(shop: Shop) -> None:
     """Those used longest ago go first."""
-    shop.rule(Fallback(LastGood("rate", key=lambda ctx: ctx.subject.name, limit=2), Default(rate=-1)))
+    last = LastGood("rate", key=lambda ctx: ctx.subject.name, limit=2)
+    shop.rule(Fallback(last, Default(rate=-1)))
     for number in (1, 2, 1, 3):
         await shop.bus.emit("placed", f"order:{number}")
     shop.bank = OSError("down")
     for number in (1, 2, 3):
         await shop.bus.emit("placed", f"order:{number}")
     assert [(await shop.order(number)).get("rate") for number in (1, 2, 3)] == [1.25, -1, 1.25]
+    await shop.bus.emit("placed", "order:1")
+    shop.bank = 1.3
+    await shop.bus.emit("placed", "order:4")
+    shop.bank = OSError("down")
+    for number in (1, 3):
+        await shop.bus.emit("placed", f"order:{number}")
+    assert [(await shop.order(number)).get("rate") for number in (1, 3)] == [1.25, -1]
 
 
 async def test_adaptive_asks_first_what_has_worked_of_late(shop: Shop) -> None:

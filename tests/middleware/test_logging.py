@@ -222,8 +222,63 @@ async def test_an_event_that_fails_as_a_whole_is_one_error(records: Records) -> 
     assert receipt.error is not None
     record = records.only
     assert (record.levelname, record.outcome, record.rule) == ("ERROR", "failed", None)
-    assert "failed as a whole: onwhen.errors.CascadeLimit: " in record.getMessage()
+    assert "failed as a whole, set aside as a dead letter: onwhen.errors.CascadeLimit: " in record.getMessage()
+    assert record.duration > 0
     assert "orders.spin -> turns -> orders.spin" in record.error
+
+
+async def test_an_event_that_fails_as_a_whole_and_is_run_again_is_a_warning_until_it_is_final(records: Records) -> None:
+    """As with rules: each attempt has its record, with its number and when the next one is due."""
+    bus = bus_with(orders(), limits=Limits(retry=RetryPolicy(attempts=2, delay=timedelta(seconds=30), jitter=0)))
+    bus.use(Logging())
+
+    async def closed(ctx: Any, next: Any) -> None:
+        raise ValueError("no key")
+
+    bus.use(closed, scope="event")
+    await bus.emit("order.taken", "order:1")
+    await bus.advance(timedelta(minutes=1))
+    first, second = records.all
+    assert (first.levelname, first.attempt, first.retry_at) == ("WARNING", 1, "1970-01-01T00:00:30+00:00")
+    assert "failed as a whole, to be run again at 1970-01-01T00:00:30+00:00: ValueError: no key" in first.getMessage()
+    assert (second.levelname, second.attempt, second.retry_at) == ("ERROR", 2, None)
+    assert first.duration > 0
+    assert second.duration > 0
+
+
+async def test_a_turn_that_takes_too_long_is_logged_with_what_comes_of_it(records: Records) -> None:
+    """It is cancelled, and no middleware is entered any more when the event is set aside."""
+    rules = RuleSet("orders")
+
+    @rules.on("order.taken")
+    async def wait(ctx: Context) -> None:
+        await asyncio.Event().wait()
+
+    bus = bus_with(rules, limits=Limits(turn_timeout=0.01))
+    bus.use(Logging())
+    await bus.emit("order.taken", "order:1")
+    cancelled, failed = records.all
+    assert (cancelled.levelname, cancelled.outcome) == ("WARNING", "cancelled")
+    assert (failed.levelname, failed.outcome, failed.duration, failed.attempt) == ("ERROR", "failed", None, 1)
+    assert "set aside as a dead letter: onwhen.errors.RuleTimeout: " in failed.getMessage()
+
+
+async def test_a_bus_can_be_watched_before_the_first_event(records: Records) -> None:
+    """For events that no middleware is given to see; what is handled is not told by that."""
+    rules = RuleSet("orders")
+
+    @rules.on("order.taken")
+    async def wait(ctx: Context) -> None:
+        if ctx.payload.get("for ever"):
+            await asyncio.Event().wait()
+
+    bus = bus_with(rules, limits=Limits(turn_timeout=0.01))
+    log = Logging().watch(bus)
+    assert log.watch(bus) is log
+    await bus.emit("order.taken", "order:1")
+    await bus.emit("order.taken", "order:1", {"for ever": True})
+    assert (records.only.levelname, records.only.rule) == ("ERROR", None)
+    assert "failed as a whole, set aside as a dead letter: onwhen.errors.RuleTimeout: " in records.only.getMessage()
 
 
 async def test_a_failure_of_the_event_that_a_middleware_swallows_is_logged_all_the_same(records: Records) -> None:
@@ -564,6 +619,15 @@ async def test_payloads_can_be_shown_without_what_is_secret(records: Records) ->
     assert [record.payload for record in records.all] == [shown] * 2
 
 
+async def test_a_property_that_is_secret_is_secret_when_it_is_changed_from_outside_too(records: Records) -> None:
+    """The event that tells of it has values under other names."""
+    bus = bus_with(RuleSet("users"))
+    bus.use(Logging(payloads=True, redact=["password"]))
+    async with bus.subject("user:1") as user:
+        user.set("password", "hush")
+    assert records.only.payload == {"property_name": "password", "old_value": "***", "value": "***"}
+
+
 async def test_bytes_are_never_shown(records: Records) -> None:
     """Only how many they are."""
     await around_events(orders(), payloads=True).emit("scan.done", "scan:1", b"\x1b[2J" * 100)
@@ -691,8 +755,8 @@ async def test_it_changes_nothing_of_what_rules_do(around: Any, records: Records
     assert told(logged) == told(bare)
 
 
-async def test_a_turn_that_is_cancelled_is_logged_and_stays_cancelled(records: Records) -> None:
-    """A middleware is not the place where a cancellation ends."""
+async def test_an_event_that_is_cancelled_from_inside_stays_cancelled(records: Records) -> None:
+    """A middleware is not the place where a cancellation ends; what comes of it is known, as of any failure."""
     rules = RuleSet("orders")
 
     @rules.on("order.taken")
@@ -706,7 +770,7 @@ async def test_a_turn_that_is_cancelled_is_logged_and_stays_cancelled(records: R
     bus.use(cancelled, scope="event")
     receipt = await bus.emit("order.taken", "order:1")
     assert isinstance(receipt.error, asyncio.CancelledError)
-    assert (records.only.outcome, records.only.levelname) == ("cancelled", "WARNING")
+    assert (records.only.outcome, records.only.levelname) == ("failed", "ERROR")
 
 
 @pytest.mark.parametrize("around", [around_events, around_rules, around_both])

@@ -67,6 +67,19 @@ def test_an_exception_is_a_text() -> None:
     assert told["stack"].endswith("here")
 
 
+def test_of_a_long_exception_the_end_is_kept() -> None:
+    """What was raised stands there."""
+    try:
+        try:
+            raise ValueError("first" * 10_000)
+        except ValueError as error:
+            raise ValueError("last") from error
+    except ValueError:
+        told = read(JsonFormatter().format(record(exc_info=sys.exc_info())))
+    assert len(told["exception"]) <= 20_010  # one sign is escaped
+    assert told["exception"].endswith("ValueError: last")
+
+
 async def test_what_logging_records_is_written_with_all_its_fields() -> None:
     """The two are made for each other."""
     lines = io.StringIO()
@@ -95,6 +108,12 @@ def test_an_extra_of_a_name_of_ours_is_kept_under_another() -> None:
     told = written(time="noon", logger="x", exception="none")
     assert (told["extra_time"], told["extra_logger"]) == ("noon", "x")
     assert (told["level"], told["logger"], told["exception"]) == ("INFO", "shop", "none")
+
+
+def test_no_extra_replaces_another() -> None:
+    """Also if the name that one is kept under has been given to another one."""
+    told = written(extra_logger=1, logger=2)
+    assert (told["logger"], told["extra_logger"], told["extra_extra_logger"]) == ("shop", 1, 2)
 
 
 class Level(IntEnum):

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onwhen.middleware._redaction import Redaction
+from onwhen import SUBJECT_PROPERTY_CHANGED, SUBJECT_PROPERTY_DELETED, Event
+from onwhen.middleware._redaction import REDACTED, Redaction
 
 ORDER = {
     "user": {"name": "ann", "password": "hush"},
@@ -68,6 +69,34 @@ def test_a_name_may_have_dots_in_it() -> None:
     assert shown == {"card.number": "***", "my.card": {"number": "***"}}
 
 
+@pytest.mark.parametrize(
+    ("pattern", "old", "new"),
+    [
+        ("login", REDACTED, REDACTED),
+        ("pin", {"pin": REDACTED}, "hush"),
+        ("login.pin", {"pin": REDACTED}, "hush"),
+        ("value", {"pin": 1}, REDACTED),
+        ("old_value", REDACTED, "hush"),
+        ("other", {"pin": 1}, "hush"),
+    ],
+)
+@pytest.mark.parametrize("event_type", [SUBJECT_PROPERTY_CHANGED, SUBJECT_PROPERTY_DELETED])
+def test_the_values_of_a_property_event_have_the_name_of_the_property(
+    pattern: str, old: Any, new: Any, event_type: str
+) -> None:
+    """What hides a property in a payload hides it where it is told that it has changed, inner names included."""
+    data = {"property_name": "login", "old_value": {"pin": 1}, "value": "hush"}
+    shown = Redaction([pattern]).of_event(Event(event_type, "user:1", data))
+    assert shown == {"property_name": "login", "old_value": old, "value": new}
+
+
+@pytest.mark.parametrize("data", [None, "password", {"property_name": 7, "value": 1}, {"value": 1}, b"password"])
+def test_a_property_event_may_hold_anything(data: Any) -> None:
+    """Whoever sends one from outside says what is in it."""
+    redaction = Redaction(["password"])
+    assert redaction.of_event(Event(SUBJECT_PROPERTY_CHANGED, "user:1", data)) == redaction(data)
+
+
 def test_a_long_path_is_compared_by_its_end() -> None:
     """However long the names before it are."""
     data = {"x" * 5000: {"y" * 5000: {"password": "hush"}}}
@@ -85,6 +114,9 @@ def test_bytes_are_shown_by_their_number() -> None:
         "x" * 1_000_000,
         ["x" * 900] * 1000,
         [0] * 1_000_000,
+        [[]] * 1_000_000,
+        [[[], {}]] * 100_000,
+        {str(i): {} for i in range(100_000)},
         {f"name{i}": i for i in range(100_000)},
         {"n" * 500_000: 1},
         [[[[["x" * 5000] * 9] * 9] * 9] * 9],

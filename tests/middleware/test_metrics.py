@@ -1,10 +1,10 @@
 """Metrics: what is counted and timed of turns and rules, under which labels, and that there is an end to these."""
 
 import asyncio
+import gc
 from collections.abc import Iterator
 from datetime import timedelta
 from itertools import accumulate
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,9 +15,11 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from onwhen import Context, EventBus, RetryPolicy, RuleSet, VirtualClock, changed, create_memory_storage, when
+from onwhen.engine.tally import Tally
 from onwhen.errors import Postponed, RuleDefinitionError
 from onwhen.middleware import CircuitBreaker, Metrics
 from onwhen.middleware._metrics_counts import Distribution
+from tests.middleware.metrics_seen import Breaker
 
 
 def bus_with(*rule_sets: RuleSet, **options: Any) -> EventBus:
@@ -444,6 +446,25 @@ async def test_what_a_bus_has_done_stays_when_it_is_gone() -> None:
     assert value(metrics, "onwhen_parked_total", rule="orders.scale") == 3
 
 
+def test_buses_that_are_gone_take_no_room() -> None:
+    """A program may make one for each thing that it tries out."""
+    metrics = Metrics()
+
+    def held() -> int:
+        gc.collect()
+        return sum(isinstance(one, Tally) for one in gc.get_objects())
+
+    before = held()
+    for number in range(50):
+        bus = bus_with()
+        bus.tally.relayed += 1
+        metrics.watch(bus)
+        del bus
+        if number % 10 == 9:
+            assert held() <= before + 10
+    assert value(metrics, "onwhen_messages_relayed_total") == 50
+
+
 def test_the_metrics_of_a_bus_are_found() -> None:
     """Those that it uses, around everything or one rule, are used; else there are new ones."""
     metrics, rules = Metrics(), RuleSet("orders")
@@ -480,19 +501,6 @@ async def test_circuits_are_shown_by_state() -> None:
     assert value(metrics, "onwhen_circuits", state="closed") == 0
 
 
-class Breaker:
-    """A middleware with circuits in some states."""
-
-    def __init__(self, **states: str) -> None:
-        self._states = states
-
-    def states(self) -> dict[str, Any]:
-        return {key: SimpleNamespace(status=status) for key, status in self._states.items()}
-
-    async def __call__(self, ctx: Any, next: Any, /) -> None:
-        await next()
-
-
 def test_of_many_circuits_those_that_are_open_are_shown() -> None:
     """Keys come from a function of the user's; there may be thousands, and all are counted."""
     bus = bus_with()
@@ -515,9 +523,12 @@ def test_of_two_circuits_of_one_name_the_worse_is_shown() -> None:
 def test_other_middleware_may_call_something_else_states() -> None:
     """A scrape does not fail over what a user's middleware is like."""
 
-    class Places(Breaker):
-        def states(self) -> dict[str, Any]:
-            return {"Utah": 1}
+    class Places:
+        def states(self, country: str) -> list[str]:
+            raise LookupError(country)
+
+        async def __call__(self, ctx: Any, next: Any, /) -> None:
+            await next()
 
     bus = bus_with()
     bus.use(Places())

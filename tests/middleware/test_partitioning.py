@@ -2,13 +2,14 @@
 
 from collections import Counter
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onwhen import Context, Event, EventBus, RuleSet, create_memory_storage, partition_of
+from onwhen import Context, Event, EventBus, RuleSet, VirtualClock, create_memory_storage, partition_of
 from onwhen.errors import MiddlewareError, RuleDefinitionError
 from onwhen.middleware import Partitioning
 from tests.middleware.places import dead
@@ -87,6 +88,33 @@ async def test_what_a_rule_sends_elsewhere_is_forwarded() -> None:
     assert len(forwarded) == 1
     assert [receipt.event.subject for receipt in receipts[0].walk()] == [names[0], names[2]]
     assert Counter(handled) == {("e", 0): 1, (forwarded[0], 2): 1}
+
+
+async def test_what_a_rule_sends_elsewhere_later_is_forwarded_too() -> None:
+    """A timer begins a chain of its own, but what it brings was sent here as well."""
+    rules, forwarded = RuleSet("readings"), list[Event]()
+
+    @rules.on("reading")
+    def remind(ctx: Context) -> None:
+        ctx.emit("reminder", ctx.payload, ctx.payload, delay=timedelta(minutes=5))
+
+    async def forward(event: Event) -> None:
+        forwarded.append(event)
+
+    elsewhere = next(name for name in "bcdefgh" if partition_of(name, 2) != partition_of("a", 2))
+    async with EventBus(rules, store=create_memory_storage(), clock=VirtualClock()) as bus:
+        bus.use(Partitioning(2, own=partition_of("a", 2), forward=forward))
+        await bus.emit("reading", "a", elsewhere)
+        await bus.advance(timedelta(minutes=5))
+    assert [(event.type, event.subject) for event in forwarded] == [("reminder", elsewhere)]
+
+
+async def test_what_another_source_has_sent_is_no_message_of_ours() -> None:
+    """Whatever has caused it there: whoever owns the subject is sent it as well."""
+    handled: list[tuple[str, int]] = []
+    async with instance(handled, Partitioning(4, own=[])) as bus:
+        receipt = await bus.emit(Event("reading", "a", source="/meter", causation_id="x"))
+        assert receipt.runs[0].stopped_by == "Partitioning"
 
 
 async def test_what_a_rule_sends_elsewhere_is_never_dropped() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from onwhen import Context, EventBus, Limits, RetryPolicy, RuleSet, VirtualClock, create_memory_storage
 from onwhen.errors import MiddlewareError, RateLimited, RuleDefinitionError
-from onwhen.middleware import CircuitBreaker, RateLimit
+from onwhen.middleware import CircuitBreaker, Debounce, RateLimit
 from onwhen.middleware._gcra import Pace, Permit, Queue, decide, idle
 
 START = datetime(2024, 2, 29, 12, tzinfo=UTC)
@@ -152,9 +152,45 @@ async def test_it_may_drop_instead(service: Service) -> None:
     service.limit(RateLimit(1, when_exceeded="drop"))
     await service.call()
     (run,) = (await service.bus.emit("call", "order:1")).runs
-    assert (run.status, run.stopped_by, run.retry_at) == ("stopped", "rate_limit", None)
+    assert (run.status, run.stopped_by, run.retry_at) == ("stopped", "RateLimit", None)
     await service.bus.advance(60 * SECOND)
     assert service.calls == [0]
+
+
+@pytest.mark.parametrize("scope", ["rule", "event"])
+async def test_no_failure_is_dropped(scope: Any) -> None:
+    """A retry that comes too soon is put off, and then it is run, or becomes a dead letter."""
+    calls = list[int]()
+    rules, limit = RuleSet("shop"), RateLimit(1, per=60, when_exceeded="drop")
+
+    @rules.on(
+        "call",
+        middleware=[limit] if scope == "rule" else (),
+        retry=RetryPolicy(attempts=3, delay=SECOND, factor=1, jitter=0),
+    )
+    def call(ctx: Context) -> None:
+        calls.append(int((ctx.now - START).total_seconds()))
+        raise ConnectionError
+
+    async with EventBus(rules, store=create_memory_storage(), clock=VirtualClock(START)) as bus:
+        if scope == "event":
+            bus.use(limit, scope="event")
+        await bus.emit("call", "order:1")
+        await bus.advance(timedelta(hours=1))
+        assert len(calls) == 3
+        assert all(b - a >= 60 for a, b in pairwise(calls))
+        assert [letter.attempts async for letter in bus.dead_letters()] == [5]
+
+
+async def test_around_events_what_a_rule_has_put_off_is_not_dropped() -> None:
+    """Its event was let through; the one that the timer brings is the rest of it."""
+    rules, ran = RuleSet("shop"), list[str]()
+    rules.on("call", name="call", middleware=[Debounce(1)])(lambda ctx: ran.append(ctx.subject.name))
+    async with EventBus(rules, store=create_memory_storage(), clock=VirtualClock(START)) as bus:
+        bus.use(RateLimit(1, per=60, when_exceeded="drop"), scope="event")
+        assert [(await bus.emit("call", f"order:{n}")).runs[-1].status for n in (1, 2)] == ["stopped", "stopped"]
+        await bus.advance(timedelta(minutes=5))
+    assert ran == ["order:1"]
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -373,7 +409,22 @@ def test_who_comes_anew_stays_behind_those_who_came_back_too_late() -> None:
     assert [permit.wait for permit in (first, second, anew)] == [0, 10, 20]
 
 
-def test_a_clock_that_is_put_back_lets_nobody_through_too_early() -> None:
-    """And holds nobody up for longer than it was put back."""
-    queue = Queue(due=1_000)
+def test_a_clock_that_is_a_little_behind_lets_nobody_through_too_early() -> None:
+    """Clocks of workers differ; the later one counts."""
+    queue = Queue(due=1_000, seen=1_000)
     assert decide(queue, Pace(10, 1), 500).wait == 500
+
+
+@given(paces, comings, comings, st.integers(5_000_001, 10**10))
+def test_a_clock_that_was_set_back_changes_nothing(pace: Pace, before: Any, after: Any, behind: int) -> None:
+    """Nobody waits until it is there again: it is as if it had always been so late."""
+    queue, other, now, back = idle, idle, 10**12, 0
+    for step, (pause, again, _) in enumerate([*before, *after]):
+        if step == len(before):
+            back = behind
+        else:
+            now += pause
+        permit = decide(queue, pace, now - back, again=again)
+        expected = decide(other, pace, now, again=again)
+        assert permit.wait == expected.wait
+        queue, other = permit.queue, expected.queue

@@ -86,6 +86,21 @@ async def test_many_at_once_are_not_in_their_own_way() -> None:
     assert store.calls == 51
 
 
+async def test_a_hundred_workers_at_once_keep_it_together() -> None:
+    """Each decides in the end, however often others are faster; none takes that for a store that does not answer."""
+    world = World(0, START)
+    await world.open()
+    limits = [limit_of(world.worker(), Pace(1_000_000, 250)) for _ in range(100)]
+
+    async def take(limit: Together) -> list[bool]:
+        return [(await limit.take(again=False, waits=True))[0].wait == 0 for _ in range(5)]
+
+    async with asyncio.timeout(60):
+        taken = await asyncio.gather(*(take(limit) for limit in limits))
+    assert sum(map(sum, taken)) == 250
+    assert not any(limit._alone_until for limit in limits)
+
+
 async def test_a_lost_answer_is_not_counted_twice() -> None:
     """The call that is sent again is known for the one that it is."""
     world = World(0, START)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onwhen import Context, RuleSet, Subject
-from onwhen.errors import MiddlewareError, RuleDefinitionError
+from onwhen.errors import MiddlewareError, RuleDefinitionError, RuleTimeout
 from onwhen.middleware import SingleFlight
 from tests.engine.buses import new_bus, until
 
@@ -279,6 +279,20 @@ async def test_a_late_leader_makes_place_for_the_next() -> None:
         await until(lambda: len(bank.calls) == 1)
         await first
         assert (await bus.emit("stale", "order:2")).runs[0].status == "fired"
+
+
+async def test_one_that_gives_up_waiting_leaves_the_others_alone() -> None:
+    """The one that is run knows nothing of it."""
+    bank, flight = Bank(), SingleFlight(key=lambda ctx: "k")
+    rules = filling(bank, flight)
+    rules.on("hurry", name="hasty", middleware=[flight], timeout=0.02)(lambda ctx: None)
+    async with asyncio.timeout(5), new_bus(rules) as bus:
+        first = asyncio.create_task(bus.emit("stale", "order:1"))
+        await until(lambda: len(bank.calls) == 1)
+        (run,) = (await bus.emit("hurry", "order:2")).runs
+        assert isinstance(run.error, RuleTimeout)
+        bank.gate.set()
+        assert (await first).runs[0].status == "fired"
 
 
 async def test_around_events_it_is_refused() -> None:

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onwhen import Context, EventBus, RetryPolicy, RuleSet, Subject, VirtualClock, changed, create_memory_storage
+from onwhen.engine.chain import Middleware
 from onwhen.errors import MiddlewareError, RuleDefinitionError
-from onwhen.middleware import Throttle
-from tests.middleware.places import NOON, SECOND, Place, place_of, timers
+from onwhen.middleware import Debounce, Throttle
+from tests.middleware.places import NOON, SECOND, Place, dead, place_of, timers
 
 
 class Lamp(Subject, prefix="lamp:"):
@@ -26,10 +27,10 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     return place_of(request.param, tmp_path)
 
 
-def blinking(throttle: Throttle, **options: Any) -> RuleSet:
+def blinking(*middleware: Middleware, **options: Any) -> RuleSet:
     rules = RuleSet("lamps", subject=Lamp)
 
-    @rules.on("pressed", middleware=[throttle], **options)
+    @rules.on("pressed", middleware=middleware, **options)
     def blink(ctx: Context[Lamp]) -> None:
         ctx.subject.seen.append(ctx.payload)
 
@@ -117,6 +118,96 @@ async def test_a_later_event_takes_the_place_of_one_whose_timer_is_late(place: P
         assert await timers(bus, "lamp:1") == []
         await bus.advance(60 * SECOND)
         assert await seen(bus) == [0, 2]
+
+
+async def test_what_a_debounce_brings_takes_the_place_of_what_waits(place: Place) -> None:
+    """It is later than that, although a timer has brought it as well."""
+    async with place.bus(blinking(Debounce(1), Throttle(60, trailing=True))) as bus:
+        for number in range(4):
+            await bus.emit("pressed", "lamp:1", number)
+            await bus.advance(5 * SECOND)
+        await bus.advance(60 * SECOND)
+        assert await seen(bus) == [0, 3]
+        await bus.advance(600 * SECOND)
+        assert await seen(bus) == [0, 3]
+
+
+async def test_what_the_rule_defers_in_a_late_run_is_an_event_like_any_other(place: Place) -> None:
+    """It is no event whose place a later one has taken, nor is a reaction of that run."""
+    rules, ran = RuleSet("lamps", subject=Lamp), list[tuple[str, bool, float]]()
+
+    @rules.on("pressed", changed("n"), middleware=[Throttle(10, trailing=True)])
+    def blink(ctx: Context[Lamp]) -> None:
+        ran.append((ctx.event_type, ctx.deferred, (ctx.now - NOON).total_seconds()))
+        if len(ran) == 2:
+            ctx.defer(key="again", delay=30 * SECOND)
+        if len(ran) == 3:
+            ctx.subject.n += 1
+
+    async with place.bus(rules) as bus:
+        for _ in range(2):
+            await bus.emit("pressed", "lamp:1")
+        await bus.advance(100 * SECOND)
+        assert [(kind, moment) for kind, _, moment in ran] == [
+            ("pressed", 0.0),
+            ("pressed", 10.0),
+            ("pressed", 40.0),
+            ("subject-property-changed", 50.0),
+        ]
+
+
+async def test_what_waits_has_the_stamps_of_the_event(place: Place) -> None:
+    """A trace goes on with it, whoever around the event has begun it; what the rule sends has no mark of ours."""
+
+    async def trace(ctx: Context, next: Any) -> None:
+        ctx.stamp(trace="t1")
+        await next()
+
+    async def tell(ctx: Context, next: Any) -> None:
+        await next()
+        ctx.emit("told", None, "lamp:2")
+
+    rules = blinking(tell, Throttle(60, trailing=True))
+    told: list[dict[str, Any]] = []
+    rules.on("told", name="log")(lambda ctx: told.append(dict(ctx.event.extensions)))
+    async with place.bus(rules) as bus:
+        bus.use(trace, scope="event")
+        for number in range(2):
+            await bus.emit("pressed", "lamp:1", number)
+        (timer,) = await timers(bus, "lamp:1")
+        assert timer.event.extensions["trace"] == "t1"
+        await bus.idle()
+    assert [sorted(extensions) for extensions in told] == [["trace"]] * 2
+
+
+async def test_a_dead_letter_that_a_later_event_has_taken_the_place_of_is_not_run(place: Place) -> None:
+    """It would be older than what was run since; before that its replay is run."""
+    rules, calls, down = RuleSet("lamps", subject=Lamp), list[Any](), [2, 3]
+
+    @rules.on("pressed", middleware=[Throttle(60, trailing=True)])
+    def shaky(ctx: Context[Lamp]) -> None:
+        calls.append(ctx.payload)
+        if ctx.payload in down:
+            raise OSError
+
+    async with place.bus(rules) as bus:
+        for number in (1, 2):
+            await bus.emit("pressed", "lamp:1", number)
+        await bus.advance(60 * SECOND)
+        down.remove(2)
+        (letter,) = await dead(bus)
+        await bus.replay(letter.id)
+        await bus.idle()
+        assert calls == [1, 2, 2]
+        await bus.emit("pressed", "lamp:1", 3)
+        await bus.advance(600 * SECOND)
+        assert calls == [1, 2, 2, 3]
+        (letter,) = await dead(bus)
+        down.clear()
+        await bus.emit("pressed", "lamp:1", 4)
+        await bus.replay(letter.id)
+        await bus.idle()
+        assert calls == [1, 2, 2, 3, 4]
 
 
 async def test_a_run_that_fails_does_not_count(place: Place) -> None:
@@ -236,3 +327,13 @@ def test_options_are_checked_when_it_is_made(per: Any, key: Any) -> None:
     """With the name of the one that is wrong."""
     with pytest.raises(RuleDefinitionError, match=r"Throttle: (per|key)="):
         Throttle(per, key=key)
+
+
+@pytest.mark.parametrize("kind", [Throttle, Debounce])
+async def test_two_around_one_rule_are_refused(kind: type[Throttle | Debounce], place: Place) -> None:
+    """They would share what they remember, and neither would do what it says."""
+    async with place.bus(blinking(kind(10), kind(20))) as bus:
+        receipt = await bus.emit("pressed", "lamp:1", "a")
+        await bus.advance(60 * SECOND)
+        errors = [error for _, error in receipt.failures] or [letter.failure.message for letter in await dead(bus)]
+        assert f"there are two {kind.__name__} around lamps.blink" in str(errors[0])

@@ -1,6 +1,7 @@
 """Timeout: a bound that is a part of the chain, told apart from those further in and further out."""
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -126,6 +127,23 @@ async def test_further_out_it_is_a_failure_like_any_other() -> None:
         assert len(calls) == 3
         assert [event.type for event in receipt.sent] == ["late"] * 4
         assert (await bus.read("thing:1")).get("n") == 0
+
+
+async def test_it_is_told_also_if_the_rule_was_not_begun() -> None:
+    """A middleware further in was waiting, and one further out swallows the error."""
+
+    async def waits(ctx: Context[Thing], next: Any) -> None:
+        await forever()
+
+    async def swallows(ctx: Context[Thing], next: Any) -> None:
+        with suppress(RuleTimeout):
+            await next()
+
+    rules = RuleSet("r")
+    rules.on("go", name="rule", middleware=[swallows, Timeout(0.01), waits])(lambda ctx: None)
+    async with new_bus(rules) as bus:
+        (run,) = (await bus.emit("go", "thing:1")).runs
+    assert (run.status, run.handled, type(run.error)) == ("failed", True, RuleTimeout)
 
 
 async def test_the_policy_decides_what_then_happens() -> None:

@@ -804,6 +804,22 @@ async def test_another_propagator_may_bring_more(spans: Spans) -> None:
     assert spans.traces() == {int(TRACE, 16)}
 
 
+@pytest.mark.parametrize("provider", [TracerProvider(), TracerProvider(sampler=ALWAYS_OFF)])
+async def test_what_is_too_large_goes_no_further(provider: TracerProvider) -> None:
+    """It would be stored with each message of a cascade; whether anything records makes no difference."""
+    rules = RuleSet("orders")
+
+    @rules.on("order.taken")
+    async def take(ctx: Context) -> None:
+        await ctx.emit("parcel.packed", subject="parcel:1")
+
+    bus = EventBus(rules, store=create_memory_storage())
+    both = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
+    bus.use(Tracing(provider, propagator=both))
+    receipt = await bus.emit(taken(**PARENT, baggage=f"tenant={'x' * 9000}"))
+    assert set(receipt.sent[0].extensions) == {"traceparent", "tracestate"}
+
+
 @pytest.mark.parametrize("arguments", [{"tracer_provider": "otlp"}, {"propagator": "b3"}])
 def test_options_that_cannot_be_are_refused_at_once(arguments: dict[str, Any]) -> None:
     """Not when the first event comes."""

@@ -168,6 +168,8 @@ class CellContract(StoreCase):
             ("\ud800", None, b"1", 1.0, "cannot be stored"),
             ("k", b"x" * 65_537, b"1", 1.0, "expected, of cell 'k', has 65,537 bytes, and 65,536 are allowed"),
             ("k", None, b"x" * 65_537, 1.0, "new, of cell 'k', has 65,537 bytes, and 65,536 are allowed"),
+            ("k", None, "1", 1.0, "new='1', of cell 'k', must be bytes or None"),
+            ("k", bytearray(b"0"), b"1", 1.0, "must be bytes or None"),
             *(("k", None, b"1", ttl, "must be more than 0 s") for ttl in (0, -1.0, math.nan, math.inf, 4e9)),
         ],
     )
