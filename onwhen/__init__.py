@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from onwhen.engine.clock import Clock, SystemClock, VirtualClock
     from onwhen.engine.context import Context
     from onwhen.engine.events import SUBJECT_DELETED, SUBJECT_PROPERTY_CHANGED, SUBJECT_PROPERTY_DELETED, Event
+    from onwhen.engine.explaining import Account
     from onwhen.engine.handlers import Handlers
     from onwhen.engine.limits import Limits
     from onwhen.engine.migrations import migrate
@@ -41,6 +42,7 @@ __all__ = [
     "SUBJECT_DELETED",
     "SUBJECT_PROPERTY_CHANGED",
     "SUBJECT_PROPERTY_DELETED",
+    "Account",
     "Clock",
     "Container",
     "Context",
@@ -87,6 +89,7 @@ _HOME: Final = {
     "SUBJECT_PROPERTY_CHANGED": "onwhen.engine.events",
     "SUBJECT_PROPERTY_DELETED": "onwhen.engine.events",
     "Event": "onwhen.engine.events",
+    "Account": "onwhen.engine.explaining",
     "Handlers": "onwhen.engine.handlers",
     "Limits": "onwhen.engine.limits",
     "Outcome": "onwhen.engine.outcomes",

@@ -160,8 +160,8 @@ async def play(plan: Plan, events: list[Event], desk: Desk, crew: Crew, watch: W
 async def kill_one(crew: Crew, screen: Screen) -> None:
     """Kill the worker that has been there for longest, and start another."""
     old = next(member for member in crew.members if member.killed is None)
-    old.kill()
     new = await crew.hire()
+    old.kill()  # what awaits is before it: who ends the killing in between has not one killed that nobody told of
     screen.tell(f"{old.name} is killed in the middle of its work; {new.name} takes its place, process {new.pid}")
 
 

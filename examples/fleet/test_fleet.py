@@ -211,6 +211,28 @@ async def test_it_is_not_quiet_while_a_message_is_on_its_way(server: RedisServer
 # -- the crew
 
 
+async def test_who_is_killed_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of all work may come while the next worker is being started: then nobody is killed any more."""
+    crew = Crew(("nowhere",), tmp_path)
+    is_hiring = asyncio.Event()
+
+    async def hire() -> Member:
+        is_hiring.set()
+        await asyncio.Event().wait()
+        raise AssertionError("it is cancelled before")
+
+    monkeypatch.setattr(crew, "hire", hire)
+    crew.members.append(
+        cast(Member, member := SimpleNamespace(killed=None, kill=lambda: setattr(member, "killed", 1.0)))
+    )
+    killing = asyncio.create_task(fleet.kill_one(crew, Screen(Console(file=io.StringIO()))))
+    await is_hiring.wait()
+    killing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await killing
+    assert crew.killed == 0
+
+
 async def test_a_worker_that_ends_on_its_own_is_noticed(tmp_path: Path) -> None:
     """With what it has said."""
     crew = Crew(("nowhere", "--store", "redis://127.0.0.1:1"), tmp_path)

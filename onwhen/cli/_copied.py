@@ -72,6 +72,7 @@ async def load_dump(name: str, bus: EventBus) -> None:
     Raises:
         UsageError: it cannot be read, or is no dump, or holds what the classes do not take; the message says where.
     """
+    known: dict[str, str] = {}
     for where, line in _lines(name):
         try:
             found: Any = loads_strict(line, where)
@@ -84,6 +85,9 @@ async def load_dump(name: str, bus: EventBus) -> None:
             raise UsageError(
                 f"{where}: must be a line of a dump, with subject and properties, as 'onwhen replay --dump' writes it"
             ) from None
+        if subject in known:
+            raise UsageError(f"{where}: {subject} is there already, at {known[subject]}; leave one of them")
+        known[subject] = where
         cls = bus.rulebook.subject_type(subject)
         texts = {key: encode(value) for key, value in properties.items()}
         exts = {key: encode(value) for key, value in ext.items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -20,12 +21,12 @@ from onwhen.cli._listing import say, show_json
 from onwhen.cli._opening import reading
 from onwhen.cli._options import UsageError
 from onwhen.cli._terminal import is_utf8
-from onwhen.engine.accounts import Account
 from onwhen.engine.clock import VirtualClock
 from onwhen.engine.events import DEFAULT_SOURCE, Event
-from onwhen.engine.joining import told_by
+from onwhen.engine.explaining import Account, told_by
+from onwhen.engine.explaining.telling import NOT_NOTED, Branch, Kind, branches, lines
 from onwhen.engine.outcomes import Receipt
-from onwhen.engine.telling import NOT_NOTED, Branch, Kind, branches, drawn
+from onwhen.engine.store import Explanation, Store
 from onwhen.engine.values import loads_strict
 from onwhen.errors import StoreError
 
@@ -62,19 +63,26 @@ class ExplainOptions:
     state: str | None = None
     id: str | None = None
     subject: str | None = None
+    failed: bool = False
+    last: int | None = None
     as_json: bool = False
     store: str | None = None
 
     def __post_init__(self) -> None:
-        asks_store = self.id is not None or self.subject is not None
+        asks_store = self.id is not None or self.subject is not None or self.failed or self.last is not None
         if self.app is not None and self.event is None:
             raise UsageError("explain needs an EVENT behind APP: JSON, @FILE, or - for standard input")
         if self.app is None and not asks_store:
             raise UsageError(
-                "explain needs APP and EVENT, to try an event out; or --id or --subject, for what was kept"
+                "explain needs APP and EVENT, to try an event out; or, for what was kept, --id, --subject, --failed or "
+                "--last"
             )
         if self.app is not None and asks_store:
-            raise UsageError("--id and --subject are about what a store has kept; leave them out, or APP and EVENT")
+            raise UsageError(
+                "--id, --subject, --failed and --last are about what a store has kept; leave them out, or APP and EVENT"
+            )
+        if self.last is not None and self.last < 1:
+            raise UsageError(f"--last {self.last}: must be at least 1")
         if self.app is None and self.state is not None:
             raise UsageError("--state is for an event that is tried out, with APP and EVENT")
         if self.state is not None and self.store is not None:
@@ -148,7 +156,7 @@ def _event(text: str) -> Event:
 
 
 def explain_kept(options: ExplainOptions) -> int:
-    """Tell what a store has kept of a cascade, or of a subject.
+    """Tell what a store has kept: of a cascade, of a subject, of failures, or of the latest turns.
 
     Returns:
         The exit code: 1 if that is nothing.
@@ -157,52 +165,82 @@ def explain_kept(options: ExplainOptions) -> int:
         UsageError, SettingError: the store cannot be opened.
         StoreError: it failed, or what it has kept cannot be read.
     """
-    account = asyncio.run(_kept(options))
-    if not account.events:
-        about = [f"of correlation id {options.id}"] if options.id is not None else []
-        about += [f"of subject {options.subject}"] if options.subject is not None else []
-        say(
-            f"Nothing was kept {' and '.join(about)}. A store keeps why for turns in which something failed, and for "
-            f"the share of all cascades that ONWHEN_EXPLAIN_SAMPLE says; the latest ones of each partition."
-        )
-        return 1
-    _show(account, options.as_json)
+    return asyncio.run(_kept(options))
+
+
+async def _kept(options: ExplainOptions) -> int:
+    async with reading(options.store) as store:
+        found = [one async for one in store.explanations(correlation=options.id, subject=options.subject)]
+        if not found and options.id is not None:
+            found = await _around(store, options.id, options.subject)
+        if options.failed:
+            found = [one for one in found if one.failed]
+        if not found:
+            say(await _nothing(store, options))
+            return 1
+    found.sort(key=lambda one: one.time)
+    try:
+        account = told_by(found[-options.last :] if options.last is not None else found)
+    except ValueError as error:
+        raise StoreError(str(error)) from error
+    _show(account, options.as_json, with_ids=True)
     return 0
 
 
-async def _kept(options: ExplainOptions) -> Account:
-    async with reading(options.store) as store:
-        found = [one async for one in store.explanations(correlation=options.id, subject=options.subject)]
-    try:
-        return told_by(found)
-    except ValueError as error:
-        raise StoreError(str(error)) from error
+async def _around(store: Store, event: str, subject: str | None) -> list[Explanation]:
+    """Return what was kept of the cascades that an event is in."""
+    of = {one.correlation async for one in store.explanations() if one.event == event}
+    return [one async for one in store.explanations(subject=subject) if one.correlation in of] if of else []
+
+
+async def _nothing(store: Store, options: ExplainOptions) -> str:
+    """Say that nothing was kept, and what would have been."""
+    about = [f"of id {options.id}"] if options.id is not None else []
+    about += [f"of subject {options.subject}"] if options.subject is not None else []
+    what = "No failure" if options.failed else "Nothing"
+    oldest = [one.time async for one in store.explanations()][:1]
+    since = f"; the oldest here is of {oldest[0]:%Y-%m-%d %H:%M:%S} UTC" if oldest else "; this one has none"
+    return (
+        f"{' '.join([what, 'was kept', ' and '.join(about)]).strip()}. A store keeps why for turns in which something "
+        f"failed, and for the share of all cascades that ONWHEN_EXPLAIN_SAMPLE says; the latest ones of each "
+        f"partition{since}."
+    )
 
 
 # -- how it is shown -----------------------------------------------------------------------------------------------
 
 
-def _show(account: Account, as_json: bool) -> None:
+def _show(account: Account, as_json: bool, *, with_ids: bool = False) -> None:
     if as_json:
         show_json(account.to_dict())
-    elif sys.stdout.isatty():
-        _show_trees(account)
+        return
+    trees = branches(account)
+    if with_ids:
+        for tree, event in zip(trees, account.events, strict=True):
+            tree.inside.insert(0, Branch(f"id {event.id}, correlation id {event.correlation}", "note"))
+    if sys.stdout.isatty():
+        _show_in_colours(trees)
     else:
-        for line in drawn(account, ascii=not is_utf8()):
-            print(clean(line))
+        for number, tree in enumerate(trees):
+            if number:
+                print()
+            for line in lines(tree, ascii=not is_utf8()):
+                print(clean(line))
+    if not account.is_complete:
+        print(NOT_NOTED)
 
 
-def _show_trees(account: Account) -> None:
+def _show_in_colours(trees: Sequence[Branch]) -> None:
     from rich.console import Console
     from rich.tree import Tree
 
     console = Console(highlight=False)
-    for branch in branches(account):
+    for number, branch in enumerate(trees):
+        if number:
+            console.print()
         tree = Tree(_label(branch), guide_style="dim")
         _grow(tree, branch)
         console.print(tree)
-    if not account.is_complete:
-        console.print(NOT_NOTED, style="dim")
 
 
 def _grow(tree: Tree, branch: Branch) -> None:

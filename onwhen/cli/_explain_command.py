@@ -23,8 +23,10 @@ def explain(
     /,
     *,
     state: _File = None,
-    id: Annotated[str | None, Parameter(metavar="CORRELATION", allow_leading_hyphen=True)] = None,
+    id: Annotated[str | None, Parameter(metavar="ID", allow_leading_hyphen=True)] = None,
     subject: Annotated[str | None, Parameter(metavar="NAME", allow_leading_hyphen=True)] = None,
+    failed: Annotated[bool, Parameter(negative=())] = False,
+    last: Annotated[int | None, Parameter(metavar="COUNT")] = None,
     format: Literal["text", "json"] = "text",
     store: StoreUrl = None,
 ) -> int:
@@ -33,8 +35,8 @@ def explain(
     With APP and EVENT, the rules are really run, so what they call outside is really called; but on a copy of the state
     in memory, and what they change, send and set is forgotten. The exit code is then 1 if something failed.
 
-    With --id or --subject, what a store has kept is told: of turns in which something failed, and of the share of all
-    that ONWHEN_EXPLAIN_SAMPLE says. The exit code is then 1 if nothing was kept.
+    With --id, --subject, --failed or --last, what a store has kept is told: of turns in which something failed, and of
+    the share of all that ONWHEN_EXPLAIN_SAMPLE says. The exit code is then 1 if nothing was kept.
 
     Parameters
     ----------
@@ -47,15 +49,28 @@ def explain(
         The state to run on: a dump, as 'onwhen replay --dump' writes it; - for standard input. By default there is
         none, and with --store it is what that store holds, which is only read.
     id
-        Tell of the cascade with this correlation id: the id of the event that it began with.
+        Tell of the cascade with this correlation id, which is the id of the event that it began with; if there is none,
+        of the one that an event with this id is part of.
     subject
         Tell of this subject only.
+    failed
+        Tell only of turns in which something failed.
+    last
+        Tell of so many turns, the latest ones.
     format
         text: a tree. json: one object.
     """
     from onwhen.cli._explain import ExplainOptions, explain_event, explain_kept
 
     options = ExplainOptions(
-        app=app, event=event, state=state, id=id, subject=subject, as_json=format == "json", store=store
+        app=app,
+        event=event,
+        state=state,
+        id=id,
+        subject=subject,
+        failed=failed,
+        last=last,
+        as_json=format == "json",
+        store=store,
     )
     return explain_kept(options) if options.app is None else explain_event(options)

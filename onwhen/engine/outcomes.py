@@ -14,10 +14,8 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from onwhen.engine.accounting import account_of
-from onwhen.engine.accounts import Account
-from onwhen.engine.conditions import Asked
 from onwhen.engine.events import Event
+from onwhen.engine.explaining import Account, Asked, account_of
 from onwhen.engine.rules import Condition
 from onwhen.engine.state import Change
 from onwhen.engine.store import DeadLetter, Failure, Timer

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
-from onwhen.engine import accounting, cascades, explaining
+from onwhen.engine import cascades, explaining
 from onwhen.engine.chain import compose
 from onwhen.engine.context import DEFERRED, Context
 from onwhen.engine.effects import NOTHING_LEFT, Cancelled, Effects, Refused
@@ -454,7 +454,7 @@ class Turn(Effects, kw_only=True):
         left = self.left() if self.asked or state.flushed else NOTHING_LEFT
         explanation, has_failed = None, self._has_failed or bool(self._dead)
         if self.explains or (has_failed and self.bus.limits.explain_failures):
-            explanation = accounting.explanation_of(self.outcome(), has_failed)
+            explanation = explaining.explanation_of(self.outcome(), has_failed)
         return Commit(
             partition=partition,
             subject=state.name,

@@ -1,7 +1,7 @@
 """What happened, as text: every turn with its rules, what each did, and why others did not.
 
 Belongs here: which turns are told, and what a test may have forgotten. It must not know how a test got them, nor of
-pytest; how an outcome is put into words is `onwhen.engine.telling`'s.
+pytest; how an outcome is put into words is `onwhen.engine.explaining.telling`'s.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from onwhen.engine.accounting import account_of_event, account_of_outcome
 from onwhen.engine.events import Event
+from onwhen.engine.explaining import account_of_event, account_of_outcome
+from onwhen.engine.explaining.telling import Branch, headline, lines, of_turn
 from onwhen.engine.outcomes import Outcome
 from onwhen.engine.rules import RuleSet
 from onwhen.engine.store import Timer
-from onwhen.engine.telling import Branch, headline, lines, of_turn
 
 __all__ = ["Chapter", "describe_event", "describe_timer", "tell"]
 

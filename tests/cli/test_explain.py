@@ -80,7 +80,7 @@ def test_an_event_is_tried_out_and_its_cascade_is_told(desk: Path, cli: Cli) -> 
     ended = cli("explain", "desk", json.dumps(TAKEN))
     assert (ended.code, ended.err) == (0, f"{REALLY}a rule prints\n")
     assert plain(ended.out) == [
-        "ticket.taken to ticket:1 {'by': 'ann'}  2026-03-02T08:00:00Z",
+        "2026-03-02T08:00:00Z  ticket.taken to ticket:1 {'by': 'ann'}",
         "└─ fired tickets.take",
         '   ├─ held: ctx.subject.status != "closed" and ctx.payload["by"] != ctx.subject.owner',
         '   │  ├─ held: ctx.subject.status != "closed"',
@@ -146,8 +146,8 @@ def test_an_event_may_be_read_from_standard_input(desk: Path, cli: Cli) -> None:
     ("arguments", "problem"),
     [
         (["desk"], "explain needs an EVENT behind APP"),
-        ([], "explain needs APP and EVENT, to try an event out; or --id or --subject"),
-        (["desk", "{}", "--id", "1"], "--id and --subject are about what a store has kept"),
+        ([], "explain needs APP and EVENT, to try an event out; or, for what was kept, --id, --subject"),
+        (["desk", "{}", "--id", "1"], "--id, --subject, --failed and --last are about what a store has kept"),
         (["--id", "1", "--state", "x"], "--state is for an event that is tried out"),
         (["desk", "{}", "--state", "x", "--store", "sqlite:///x"], "give one of them"),
         (["desk", "-", "--state", "-"], "cannot both be read from standard input"),
@@ -159,7 +159,11 @@ def test_an_event_may_be_read_from_standard_input(desk: Path, cli: Cli) -> None:
         (["desk", json.dumps(TAKEN), "--state", "desk.py"], "desk.py:2: not JSON"),
         (["desk", json.dumps(TAKEN), "--state", "odd"], "odd:2: must be a line of a dump, with subject and properties"),
         (["desk", json.dumps(TAKEN), "--state", "wrong"], "wrong:1: ticket:1"),
+        (["desk", json.dumps(TAKEN), "--state", "twice"], "twice:3: ticket:1 is there already, at twice:1"),
         (["--id", "x"], "no store is named"),
+        (["--failed"], "no store is named"),
+        (["--last", "0"], "--last 0: must be at least 1"),
+        (["desk", "{}", "--failed"], "leave them out, or APP and EVENT"),
         (["--id", "x", "--store", "sqlite:///nowhere.db"], "there is no such file"),
     ],
 )
@@ -171,6 +175,7 @@ def test_what_cannot_be_done_is_refused(
     monkeypatch.delenv("ONWHEN_STORE", raising=False)
     (desk / "odd").write_text('{"subject": "ticket:2", "properties": {}}\n{"subject": 5, "properties": {}}\n')
     (desk / "wrong").write_text('{"subject": "ticket:1", "properties": {"moved": "many"}, "ext": {}}\n')
+    (desk / "twice").write_text('{"subject": "ticket:1", "properties": {}}\n\n' * 2)
     ended = onwhen("explain", *arguments)
     assert ended.code == 2
     assert problem in ended.err
@@ -188,15 +193,43 @@ def test_what_a_file_has_kept_is_told_by_correlation_id_and_by_subject(desk: Pat
     kept = {"ONWHEN_STORE": "sqlite:///desk.db", "ONWHEN_EXPLAIN_SAMPLE": "1"}
     assert cli("replay", "desk", "events", "--store", "sqlite:///desk.db", **kept).code == 0
     whole = plain(cli("explain", "--id", "first", **kept).out)
-    assert whole[0].startswith("ticket.taken to ticket:1 {'by': 'ann'}")
+    assert whole[0].endswith("Z  ticket.taken to ticket:1 {'by': 'ann'}")
     assert "   │        └─ fired tickets.told" in whole
     assert whole[-1] == "      └─ what became of it was not kept, or it is not due yet"
     person = plain(cli("explain", "--subject", "person:ann", **kept).out)
-    assert person[0].startswith("person.busy to person:ann")
-    assert person[1] == "├─ follows from something that is not told here, event first"
+    assert "  person.busy to person:ann" in person[0]
+    assert person[1].startswith("├─ id ")
+    assert person[1].endswith(", correlation id first")
+    assert person[2] == "├─ follows from something that is not told here, event first"
     assert person[-1] == "      └─ what became of it was not kept"
     told = json.loads(cli("explain", "--id", "first", "--subject", "person:ann", "--format", "json", **kept).out)
     assert [one["subject"] for one in told["events"]] == ["person:ann"]
+
+
+def test_failures_and_the_latest_turns_are_told_by_themselves(desk: Path, cli: Cli) -> None:
+    """For who knows no id yet; any id of an event leads to the whole cascade then."""
+    events = [
+        {"specversion": "1.0", "id": f"{by}-{number}", "source": "/", **TAKEN, "data": {"by": by}}
+        for number, by in enumerate(["ann", "eve", "bob"])
+    ]
+    (desk / "events").write_text("".join(json.dumps(event) + "\n" for event in events))
+    kept = {"ONWHEN_STORE": "sqlite:///desk.db", "ONWHEN_EXPLAIN_SAMPLE": "1"}
+    assert cli("replay", "desk", "events", "--store", "sqlite:///desk.db", **kept).code == 1
+    (failed,) = json.loads(cli("explain", "--failed", "--format", "json", **kept).out)["events"]
+    assert (failed["subject"], failed["correlation"]) == ("person:eve", "eve-1")
+    assert failed["turns"][0]["runs"][0]["place"] == "desk.py:31"
+    told = cli("explain", "--failed", **kept).out.splitlines()
+    assert told[1] == f"├─ id {failed['id']}, correlation id eve-1"
+    whole = cli("explain", "--id", failed["id"], **kept).out
+    assert whole == cli("explain", "--id", "eve-1", **kept).out
+    assert "owner: 'ann' -> 'eve'" in whole
+    latest = cli("explain", "--last", "1", "--subject", "ticket:1", **kept).out
+    assert "  ticket.told to ticket:1" in latest.splitlines()[0]
+    two = cli("explain", "--last", "2", "--subject", "ticket:1", **kept).out.split("\n\n")
+    assert two[-1] == latest
+    ended = cli("explain", "--failed", "--subject", "ticket:1", **kept)
+    assert (ended.code, ended.out) == (1, "")
+    assert "No failure was kept of subject ticket:1." in ended.err
 
 
 def test_nothing_kept_is_said_with_how_to_keep_it(desk: Path, cli: Cli) -> None:
@@ -205,8 +238,9 @@ def test_nothing_kept_is_said_with_how_to_keep_it(desk: Path, cli: Cli) -> None:
     assert cli("replay", "desk", "events", "--store", "sqlite:///desk.db").code == 0
     ended = cli("explain", "--id", "first", "--store", "sqlite:///desk.db")
     assert (ended.code, ended.out) == (1, "")
-    assert "Nothing was kept of correlation id first." in ended.err
+    assert "Nothing was kept of id first." in ended.err
     assert "ONWHEN_EXPLAIN_SAMPLE" in ended.err
+    assert ended.err.endswith("the latest ones of each partition; this one has none.\n")
 
 
 def test_what_several_workers_have_kept_is_one_tree(
@@ -223,7 +257,7 @@ def test_what_several_workers_have_kept_is_one_tree(
         return lines if sum("fired" in line for line in lines) == 3 else []
 
     told = until(whole)
-    assert told[1] == "└─ fired tickets.take"
+    assert told[1:3] == ["├─ id first, correlation id first", "└─ fired tickets.take"]
     assert "   ├─ sent person.busy to person:ann {'ticket': 'ticket:1'}" in told
     assert sum("owner: None -> 'ann'" in line for line in told) == 1
     assert not any("was not kept" in line for line in told[:-1])
@@ -235,7 +269,7 @@ def test_a_failure_is_kept_by_a_worker_without_a_sample(desk: Path, launch: Laun
     launch("worker", "desk").says("owns 4 of 4 partitions")
     assert onwhen("emit", "ticket.taken", "ticket:1", "--data", '{"by": "eve"}', "--id", "first").code == 0
     told = until(lambda: onwhen("explain", "--id", "first").out)
-    assert [line for line in plain(told) if "first" in line or "failed" in line] == [
+    assert [line for line in plain(told) if "event first" in line or "failed" in line] == [
         "├─ follows from something that is not told here, event first",
         "└─ failed people.note: ConnectionError: no such person\\n\\x1b[31m; dead letter",
     ]
@@ -264,4 +298,5 @@ def test_a_terminal_is_shown_the_same_tree_in_colours(
     assert run(["explain", "desk", json.dumps({**TAKEN, "data": {"by": "eve"}})]) == 1
     told = capsys.readouterr().out
     assert "\x1b[32mfired tickets.take\x1b[0m" in told
-    assert "\x1b[1;31mfailed people.note: ConnectionError: no such person\\n\\x1b[31m; dead letter\x1b[0m" in told
+    failed = "failed people.note: ConnectionError: no such person\\n\\x1b[31m; dead letter  (desk.py:31)"
+    assert f"\x1b[1;31m{failed}\x1b[0m" in told

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from onwhen import Context, EventBus, Limits, RetryPolicy, RuleSet, VirtualClock, changed, create_memory_storage, when
-from onwhen.engine.accounts import Account, EventAccount
+from onwhen.engine.explaining import Account
+from onwhen.engine.explaining._accounts import EventAccount
 from onwhen.engine.outcomes import Receipt
 from onwhen.errors import Postponed
 from tests.engine.buses import NOON, new_bus
@@ -64,7 +65,7 @@ async def test_a_cascade_is_told_as_one_tree() -> None:
 
     receipt = await explained(rules, "go", "s", {"x": 2})
     assert tree(receipt) == [
-        "go to s {'x': 2}  2026-11-05T12:00:00Z",
+        "2026-11-05T12:00:00Z  go to s {'x': 2}",
         "└─ fired rules.start",
         "   ├─ held: ctx.payload[\"x\"] > 1  [ctx.payload['x'] = 2]",
         "   ├─ a: None -> 1",
@@ -229,6 +230,30 @@ async def test_long_cascades_end_their_tree_and_go_on_below() -> None:
     assert sum(line.startswith("fired rules.again") for line in told) == 61
     assert sum(line.startswith("goes on from") for line in told) == 2
     json.loads(receipt.explain().to_json())
+
+
+async def test_a_failure_is_told_with_the_line_that_it_comes_from() -> None:
+    """The innermost one of the application's own, not of the library that it has called."""
+    rules = RuleSet("rules")
+
+    @rules.on("go")
+    def fail(ctx: Context) -> None:
+        json.loads(ctx.payload)
+
+    async def refuse(ctx: Any, next: Any) -> None:
+        await next()
+        raise PermissionError("not today")
+
+    bus = new_bus(rules)
+    line = fail.__code__.co_firstlineno + 2
+    receipt = await bus.emit("go", "s", "{")
+    told = str(receipt.explain()).splitlines()[1]
+    assert told.startswith("└─ failed rules.fail: JSONDecodeError: ")
+    assert told.endswith(f"; dead letter  (tests/engine/test_explain.py:{line})")
+    assert receipt.explain().events[0].turns[0].runs[0].place == f"tests/engine/test_explain.py:{line}"
+    bus.use(refuse, scope="event")
+    told = str((await bus.emit("go", "s", "{")).explain()).splitlines()[2]
+    assert told.endswith(f"dead letter  (tests/engine/test_explain.py:{refuse.__code__.co_firstlineno + 2})")
 
 
 # -- without notes, and inside turns ---------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onwhen import Event, EventBus, RuleSet, Subject, changed, create_memory_storage, when
-from onwhen.engine import _views
-from onwhen.engine._short import short
-from onwhen.engine.conditions import Asked, Part, Value, condition_asked, condition_text
+from onwhen.engine.explaining import _views
+from onwhen.engine.explaining._conditions import Asked, Part, Value, condition_asked, condition_text
+from onwhen.engine.explaining._texts import short
 from tests.engine.turning import Thing, begin, committed, run
 
 LIMIT = 3
@@ -159,7 +159,7 @@ def test_partials_methods_and_objects_are_told_with_what_they_were_given() -> No
 
 
 def test_a_decorated_function_is_told_as_itself() -> None:
-    """By what `functools.wraps` says it is; the decorator may have turned its result around, so no operand is named."""
+    """As what `functools.wraps` says it is, but its result may be another one: no expression or operand is claimed."""
 
     def negated(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
         @functools.wraps(test)
@@ -173,8 +173,20 @@ def test_a_decorated_function_is_told_as_itself() -> None:
         return ctx.subject.n > 1 and bool(ctx.subject.n)
 
     (told,) = asked(is_many, n=b"2")
-    assert (told.text, told.result, told.parts) == ("is_many", "did not hold", ())
+    assert (told.text, told.result, told.body, told.parts) == ("is_many, decorated", "did not hold", "", ())
     assert told.values == (Value("ctx.subject.n", "2"),)
+
+
+def test_a_decorated_lambda_is_not_told_as_if_it_were_bare() -> None:
+    """Its expression came to the other of the two."""
+
+    def negated(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
+        return functools.wraps(test)(lambda ctx: not test(ctx))
+
+    test = negated(lambda ctx: ctx.subject.n > 1)
+    (told,) = asked(test, n=b"2")
+    assert (told.text, told.result) == ("ctx.subject.n > 1, decorated", "did not hold")
+    assert condition_text(test).startswith("ctx.subject.n > 1, decorated (")
 
 
 def test_without_source_the_place_is_told() -> None:
@@ -455,6 +467,41 @@ def test_a_predicate_that_raises_is_told() -> None:
         ran = run(begin(rules, event=Event("go", "thing:1"), explains=explains)).outcome().runs[1]
         assert [(one.kind, one.result) for one in ran.tests] == [("trigger", "raised"), ("condition", "not reached")]
         assert ran.tests[0].error == "ZeroDivisionError: division by zero"
+
+
+def test_all_triggers_are_told_if_one_raises() -> None:
+    """Those behind it were not reached."""
+    rules = RuleSet("rules", Thing)
+
+    @rules.on("go")
+    def go(ctx: Any) -> None:
+        ctx.subject.n = 5
+
+    @rules.on(changed("n", from_=1), changed("n", to=lambda n: n / 0), changed("n", from_=0))
+    @when(lambda ctx: True)
+    def react(ctx: Any) -> None:
+        pass
+
+    ran = run(begin(rules, event=Event("go", "thing:1"), explains=True)).outcome().runs[1]
+    assert [one.result for one in ran.tests] == ["did not hold", "raised", "not reached", "not reached"]
+    assert [one.kind for one in ran.tests] == ["trigger", "trigger", "trigger", "condition"]
+
+
+async def test_a_condition_that_took_too_long_is_told_so() -> None:
+    """It raised nothing of its own: it was cut off. Notes or none, that is what is said."""
+    rules = RuleSet("rules", Thing)
+
+    @rules.on("go", timeout=0.01)
+    @when(lambda ctx: asyncio.Event().wait())
+    def rule(ctx: Any) -> None:
+        pass
+
+    for explains in (True, False):
+        turn = begin(rules, event=Event("go", "thing:1"), explains=explains)
+        await turn.run()
+        (told,) = turn.outcome().runs[0].tests
+        assert told.result == "raised"
+        assert told.error.endswith("Error: cut off before it returned") or told.error.startswith("RuleTimeout: cut off")
 
 
 def test_of_a_rule_that_fails_the_tests_are_told_without_notes() -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from onwhen import (
     Context,
@@ -22,8 +24,10 @@ from onwhen import (
     create_sqlite_storage,
     when,
 )
-from onwhen.engine.explaining import is_sampled
-from onwhen.engine.joining import told_by
+from onwhen.engine.explaining import Account, is_sampled, told_by
+from onwhen.engine.explaining._accounts import EventAccount, RunAccount, TurnAccount
+from onwhen.engine.explaining._trees import joined
+from onwhen.engine.explaining.telling import drawn
 from onwhen.engine.store import Commit, Explanation, SubjectWrite
 from onwhen.errors import Postponed, SettingError
 from tests.engine.buses import NOON, new_bus
@@ -88,7 +92,7 @@ async def test_failures_are_kept_with_what_the_failed_rule_was_asked() -> None:
         assert (found.subject, found.failed, found.rule, found.time) == ("packer", True, "", NOON)
         assert found.correlation == receipt.event.id
         assert lines([found]) == [
-            "packed to packer {'n': 6}  2026-11-05T12:00:00Z",
+            "2026-11-05T12:00:00Z  packed to packer {'n': 6}",
             f"├─ follows from something that is not told here, event {receipt.event.id}",
             "└─ failed shop.pack: ValueError: too many; attempt 2 at 2026-11-05T12:01:00Z",
         ]
@@ -176,7 +180,7 @@ async def test_a_sampled_cascade_is_kept_whole() -> None:
         found = await kept(bus, correlation=receipt.event.id)
         assert len(found) == 5
         assert lines(found) == [
-            "bought to s {'n': 7}  2026-11-05T12:00:00Z",
+            "2026-11-05T12:00:00Z  bought to s {'n': 7}",
             "├─ fired shop.buy",
             "│  ├─ held: ctx.payload[\"n\"] > 0  [ctx.payload['n'] = 7]",
             "│  ├─ n: None -> 7",
@@ -304,6 +308,69 @@ async def test_an_explanation_is_bounded() -> None:
         told = lines([found])
         assert "├─ 101 more rules are not told" in told or "└─ 101 more rules are not told" in told
         assert any("200 more changes, messages and timers are not told" in line for line in told)
+
+
+async def test_a_failure_is_kept_however_much_else_a_turn_does() -> None:
+    """Of a turn that does very much less is told, but what failed in it: it is kept for that."""
+    rules = RuleSet("rules")
+
+    for number in range(400):
+
+        @rules.on("go", name=f"rule-{number}")
+        @when(lambda ctx: ctx.payload["x"] == ctx.subject.get("x", "x" * 1_000))
+        def rule(ctx: Context) -> None:
+            for each in range(100):
+                ctx.subject.set(f"p{each}", ctx.rule.id * 100)  # type: ignore[union-attr]
+                ctx.subject.delete(f"p{each}")
+
+    @rules.on("go")
+    def fail(ctx: Context) -> None:
+        raise ValueError("no")
+
+    async with new_bus(rules) as bus:
+        await bus.emit("go", "s", {"x": "x" * 1_000})
+        (found,) = await kept(bus)
+        assert len(found.body) <= 1 << 18
+        told = lines([found])
+        assert "├─ failed rules.fail: ValueError: no; dead letter" in told
+        assert sum("more rules are not told" in line for line in told) == 1
+
+
+def event(id: str, *sent: str, causation: str = "") -> EventAccount:
+    """An event whose only rule has sent some messages."""
+    messages = tuple(EventAccount(id=one, type="t", subject="s", source="/", status="sent") for one in sent)
+    turn = TurnAccount(time="2026-11-05T12:00:00Z", runs=(RunAccount(rule="r", status="fired", messages=messages),))
+    return EventAccount(id=id, type="t", subject="s", source="/", causation=causation, status="handled", turns=(turn,))
+
+
+def test_what_is_sent_twice_is_told_once() -> None:
+    """Else a chain of events that each send the next one twice would be told 2 to the power of its length times."""
+    told = list(drawn(Account(events=joined([event(f"d{n}", f"d{n + 1}", f"d{n + 1}") for n in range(20)]))))
+    assert len(told) < 200
+    assert sum("told there" in line for line in told) == 19
+
+
+NODES = st.integers(0, 6).map(str)
+
+
+@given(st.dictionaries(NODES, st.tuples(st.lists(NODES, max_size=4), NODES), max_size=7))
+def test_every_event_is_told_once_whatever_follows_from_what(graph: dict[str, tuple[list[str], str]]) -> None:
+    """Each event that was kept stands in the tree with its turn exactly once; in circles, too."""
+    events = [event(id, *sent, causation=causation) for id, (sent, causation) in graph.items()]
+    found: list[str] = []
+
+    def walk(one: EventAccount) -> None:
+        found.extend(one.id for _ in one.turns)
+        for turn in one.turns:
+            for ran in turn.runs:
+                for sent in ran.messages:
+                    walk(sent)
+        for other in one.followed:
+            walk(other)
+
+    for root in joined(events):
+        walk(root)
+    assert sorted(found) == sorted(graph)
 
 
 async def test_two_sources_may_use_the_same_ids() -> None:

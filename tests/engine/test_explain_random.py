@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onwhen import Event, RuleSet, changed, when
-from onwhen.engine.accounting import account_of_outcome
-from onwhen.engine.accounts import Account
+from onwhen.engine.explaining import Account, account_of_outcome
 from onwhen.engine.outcomes import Outcome
 from onwhen.engine.store import Commit
 from tests.engine.turning import Thing, begin, committed, run

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from onwhen.engine.sources import called, definition_of, name_of, place_of_error, written
 
 HERE = "test_sources.py"

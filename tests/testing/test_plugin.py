@@ -4,6 +4,8 @@ from importlib.metadata import entry_points
 
 import pytest
 
+import onwhen.testing.harness  # noqa: F401 - else each inner run would import it anew, with rules of its own
+
 RULES = """
     from onwhen import RuleSet, Subject
 
@@ -317,7 +319,7 @@ def test_a_test_that_fails_by_itself_keeps_its_own_reason(project: pytest.Pytest
     )
     result = project.runpytest()
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["E * assert 1 == 2", "*- onwhen -*", "*KeyError: 'power'; dead letter"])
+    result.stdout.fnmatch_lines(["E * assert 1 == 2", "*- onwhen -*", "*KeyError: 'power'; dead letter  (rules.py:*)"])
     result.stdout.no_fnmatch_line("*did not ask about it*")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from onwhen import Context, RetryPolicy, RuleSet, Subject, changed, when
-from onwhen.engine._definitions import place_of_code
+from onwhen.engine.sources import place_of_code
 from onwhen.testing import Harness
 
 rules = RuleSet("rules")

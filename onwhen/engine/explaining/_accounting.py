@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from onwhen.engine._short import error_text, one_line, short
-from onwhen.engine.accounts import (
+from onwhen.engine.events import Event
+from onwhen.engine.explaining._accounts import (
     VERSION,
     Account,
     ChangeAccount,
@@ -22,9 +22,10 @@ from onwhen.engine.accounts import (
     TimerAccount,
     TurnAccount,
 )
-from onwhen.engine.conditions import condition_text
-from onwhen.engine.events import Event
-from onwhen.engine.joining import Body, joined
+from onwhen.engine.explaining._conditions import condition_text
+from onwhen.engine.explaining._texts import error_text, one_line, short
+from onwhen.engine.explaining._trees import Body, joined
+from onwhen.engine.sources import place_of_error
 from onwhen.engine.state import Change
 from onwhen.engine.store import Explanation, Timer
 
@@ -35,17 +36,20 @@ __all__ = ["account_of", "account_of_event", "account_of_outcome", "explanation_
 
 _DATA: Final = 200  # characters of an event's data (a count)
 _TEXT: Final = 500  # characters of a name (a count)
-_MOST_RUNS: Final = 300  # of one turn (a count)
+_LARGEST: Final = 1 << 18  # bytes of what is kept of a turn; beyond that, less is told
+_MOST_RUNS: Final = 300  # of one turn, and as many that failed beside them (a count)
 _MOST_EFFECTS: Final = 100  # of one kind, of one run (a count)
 _DEEPEST: Final = 24  # reactions to reactions that stand within each other (a count)
 
 
 def account_of(receipt: Receipt) -> Account:
     """Return what a receipt knows; see `Receipt.explain`."""
-    told = [(one, one._outcome) for one in receipt.walk()]
+    receipts = list(receipt.walk())
+    outcomes = [one._outcome for one in receipts]
+    turns = [None if one is None else _turn(one) for one in outcomes]
     return Account(
-        events=joined(_event(one.event, outcome, one.status) for one, outcome in told),
-        is_complete=all(outcome is None or outcome.is_explained for _, outcome in told),
+        events=joined(_event(one.event, turn, one.status) for one, turn in zip(receipts, turns, strict=True)),
+        is_complete=all(one is None or one.is_explained for one in outcomes),
     )
 
 
@@ -56,16 +60,16 @@ def account_of_event(event: Event) -> EventAccount:
 
 def account_of_outcome(outcome: Outcome) -> EventAccount:
     """Return what came of one turn."""
-    return _event(outcome.event, outcome, "handled")
+    return _event(outcome.event, _turn(outcome), "handled")
 
 
 def explanation_of(outcome: Outcome, has_failed: bool) -> Explanation:
     """Return the account of a turn as a store keeps it."""
     event = outcome.event
     try:
-        told = _event(event, outcome)
+        body = _body(outcome)
     except Exception as error:  # of what it would tell of; the turn itself is as it is
-        told = _event(event, outcome, problem=f"this turn cannot be told: {error_text(error)}")
+        body = _encoded(_event(event, TurnAccount(error=f"this turn cannot be told: {error_text(error)}")))
     assert outcome.time is not None
     return Explanation(
         time=outcome.time,
@@ -74,12 +78,24 @@ def explanation_of(outcome: Outcome, has_failed: bool) -> Explanation:
         event=event.id,
         rule=outcome.rule,
         failed=has_failed,
-        body=msgspec.json.encode(Body(version=VERSION, event=told)),
+        body=body,
     )
 
 
-def _event(event: Event, outcome: Outcome | None = None, status: str = "sent", problem: str = "") -> EventAccount:
-    turns = () if outcome is None else (TurnAccount(error=problem) if problem else _turn(outcome),)
+def _body(outcome: Outcome) -> bytes:
+    """Return an account of a turn as JSON; of one that does very much, less is told."""
+    for share in (1, 4, 16, 64):
+        body = _encoded(_event(outcome.event, _turn(outcome, share)))
+        if len(body) <= _LARGEST:
+            break
+    return body
+
+
+def _encoded(told: EventAccount) -> bytes:
+    return msgspec.json.encode(Body(version=VERSION, event=told))
+
+
+def _event(event: Event, turn: TurnAccount | None = None, status: str = "sent") -> EventAccount:
     return EventAccount(
         id=event.id,
         type=one_line(event.type, _TEXT),
@@ -89,29 +105,34 @@ def _event(event: Event, outcome: Outcome | None = None, status: str = "sent", p
         causation=event.causation_id or "",
         data="" if event.data is None else short(event.data, _DATA),
         status=status,
-        turns=turns,
+        turns=() if turn is None else (turn,),
     )
 
 
-def _turn(outcome: Outcome) -> TurnAccount:
+def _turn(outcome: Outcome, share: int = 1) -> TurnAccount:
+    """Return what came of a turn; so much less is told of its runs and effects."""
+    most = _MOST_RUNS // share
+    runs = [run for number, run in enumerate(outcome.runs) if number < most or run.error is not None][: 2 * most]
     retry_at = _moment(outcome.retry_at)
     failed = outcome.error is not None
     return TurnAccount(
         time=_moment(outcome.time),
         rule=outcome.rule,
-        runs=_Runs(outcome.runs[:_MOST_RUNS]).outermost(),
+        runs=_Runs(runs, max(1, _MOST_EFFECTS // share)).outermost(),
         error="" if outcome.error is None else error_text(outcome.error),
+        place=place_of_error(outcome.error),
         fate="" if not failed else "retry" if retry_at else "parked" if outcome.parked else "dead letter",
         retry_at=retry_at,
-        left_out=max(0, len(outcome.runs) - _MOST_RUNS),
+        left_out=len(outcome.runs) - len(runs),
     )
 
 
 class _Runs:
     """The runs of one turn, each reaction with the change that led to it."""
 
-    def __init__(self, runs: Sequence[RuleRun]) -> None:
-        owner = {id(change): run for run in runs for change in run.changes[:_MOST_EFFECTS]}
+    def __init__(self, runs: Sequence[RuleRun], most: int) -> None:
+        self._most = most
+        owner = {id(change): run for run in runs for change in run.changes[:most]}
         depths: dict[int, int] = {}
         self._reactions: dict[int, list[RuleRun]] = {}
         self._outermost: list[RuleRun] = []
@@ -148,14 +169,15 @@ class _Runs:
             tests=run.tests,
             why=_why(run),
             error="" if run.error is None else error_text(run.error),
+            place=place_of_error(run.error),
             fate=fate,
             retry_at=retry_at,
-            changes=tuple(self._change(change) for change in run.changes[:_MOST_EFFECTS]),
-            messages=tuple(_event(event) for event in run.messages[:_MOST_EFFECTS]),
-            timers=tuple(_timer(timer) for timer in run.timers[:_MOST_EFFECTS]),
-            cancelled=tuple(one_line(key, _TEXT) for key in run.cancelled[:_MOST_EFFECTS]),
-            refused=tuple(error_text(error) for error in run.refused[:_MOST_EFFECTS]),
-            left_out=sum(max(0, len(some) - _MOST_EFFECTS) for some in effects),
+            changes=tuple(self._change(change) for change in run.changes[: self._most]),
+            messages=tuple(_event(event) for event in run.messages[: self._most]),
+            timers=tuple(_timer(timer) for timer in run.timers[: self._most]),
+            cancelled=tuple(one_line(key, _TEXT) for key in run.cancelled[: self._most]),
+            refused=tuple(error_text(error) for error in run.refused[: self._most]),
+            left_out=sum(max(0, len(some) - self._most) for some in effects),
         )
 
     def _change(self, change: Change) -> ChangeAccount:

@@ -8,62 +8,13 @@ from __future__ import annotations
 import ast
 import builtins
 from collections.abc import Iterator, Mapping
-from functools import partial
-from inspect import getattr_static
-from types import CodeType, FunctionType, MethodType
-from typing import Any, Final, NamedTuple
+from types import CodeType, FunctionType
+from typing import Final, NamedTuple
 
-from onwhen.engine._definitions import Definition, definition_of, place_of_code, written
-from onwhen.engine._expressions import READS
+from onwhen.engine.explaining._evaluation import READS
+from onwhen.engine.sources import Definition, definition_of, place_of_code, written
 
-__all__ = ["Called", "View", "called", "name_of", "view_of"]
-
-# -- what is behind a callable ---------------------------------------------------------------------------------------
-
-
-class Called(NamedTuple):
-    """The function behind a condition, and what it is given before the context."""
-
-    function: Any
-    before: tuple[Any, ...]
-    named: Mapping[str, Any]
-    is_decorated: bool
-
-
-def called(test: Any) -> Called:
-    """Return the function behind decorators, partials, methods and objects that are called."""
-    before: tuple[Any, ...] = ()
-    named: Mapping[str, Any] = {}
-    is_decorated = False
-    for _ in range(100):  # what wraps itself has no end
-        if isinstance(test, partial):
-            before, named, test = (*test.args, *before), {**test.keywords, **named}, test.func
-        elif isinstance(test, MethodType):
-            before, test = (test.__self__, *before), test.__func__
-        elif isinstance(test, FunctionType):
-            wrapped = test.__dict__.get("__wrapped__")
-            if wrapped is None:
-                break
-            test, is_decorated = wrapped, True
-        elif isinstance(call := getattr_static(type(test), "__call__", None), FunctionType):
-            before, test = (test, *before), call
-        else:
-            break
-    return Called(test, before, named, is_decorated)
-
-
-def name_of(called: Called) -> str:
-    """Return the name by which a condition is known."""
-    function = called.function
-    name = str(getattr(function, "__qualname__", None) or type(function).__qualname__)
-    if name.endswith("<lambda>"):
-        return "lambda"
-    if isinstance(function, FunctionType) and function.__name__ == "__call__":
-        name = name.removesuffix(".__call__")
-    return name.rpartition("<locals>.")[2]
-
-
-# -- what its source says, worked out once ---------------------------------------------------------------------------
+__all__ = ["View", "view_of"]
 
 
 class View(NamedTuple):
@@ -101,7 +52,7 @@ def view_of(function: FunctionType) -> View | None:
             _VIEWS.clear()
         try:
             found = definition_of(function)
-            known = None if found is None else _view(function, *found)
+            known = None if found is None else _view(function, found)
         except Exception:  # source may be anything, and nobody is to fail because of it
             known = None
         _VIEWS[key] = known
@@ -112,7 +63,7 @@ _VIEWS: Final[dict[tuple[CodeType, str], View | None]] = {}
 _MOST_VIEWS: Final = 10_000
 
 
-def _view(function: FunctionType, node: Definition, source: str) -> View:
+def _view(function: FunctionType, node: Definition) -> View:
     code = function.__code__
     returned = _returned(node)
     stored = {one.id for one in ast.walk(node) if isinstance(one, ast.Name) and not isinstance(one.ctx, ast.Load)}
@@ -129,10 +80,10 @@ def _view(function: FunctionType, node: Definition, source: str) -> View:
         for operand in returned.values:
             own: dict[str, ast.expr] = {}
             _collect(operand, roots | set(aliases), own)
-            operands.append((written(operand, source), operand, frozenset(own)))
+            operands.append((written(operand, function), operand, frozenset(own)))
     return View(
         place_of_code(code),
-        "" if returned is None else written(returned, source),
+        "" if returned is None else written(returned, function),
         isinstance(node, ast.Lambda),
         code.co_varnames[: code.co_argcount],
         frozenset(_globals(code)),

@@ -1,7 +1,7 @@
 """Values as short texts for people: bounded, on one line, and whatever they are.
 
 Belongs here: from a value to a text. It must not know where the value is from. Nothing here raises over a value, and
-none of it takes longer for a larger one.
+of a large text or container only the beginning is looked at; another type's own `__repr__` takes as long as it takes.
 """
 
 from __future__ import annotations

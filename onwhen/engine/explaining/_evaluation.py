@@ -17,9 +17,9 @@ from types import FunctionType, GetSetDescriptorType, MemberDescriptorType, Modu
 from typing import Any, Final
 from uuid import UUID
 
-from onwhen.engine._sights import Sight, Unseen
 from onwhen.engine.bag import ABSENT
 from onwhen.engine.events import Event
+from onwhen.engine.explaining._sights import Sight, Unseen
 from onwhen.engine.subjects import ExtendedProperties, Subject
 from onwhen.engine.values import FrozenDict, FrozenList
 

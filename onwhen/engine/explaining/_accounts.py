@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import msgspec
 
-from onwhen.engine.conditions import Asked
-from onwhen.engine.telling import drawn
+from onwhen.engine.explaining._conditions import Asked
+from onwhen.engine.explaining.telling import drawn
 
 __all__ = [
     "VERSION",
@@ -66,6 +66,7 @@ class RunAccount(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         tests: its triggers that ask for values, and its conditions, in order; none if nobody took notes.
         why: what kept it from running, in words, if nobody took notes.
         error: what was raised.
+        place: file and line where: the innermost that are of the application.
         fate: of one that failed or was put off: "retry", "parked", "dead letter", or "handled" by a middleware.
         retry_at: when it is run again (RFC 3339).
         changes: what it changed.
@@ -83,6 +84,7 @@ class RunAccount(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tests: tuple[Asked, ...] = ()
     why: str = ""
     error: str = ""
+    place: str = ""
     fate: str = ""
     retry_at: str = ""
     changes: tuple[ChangeAccount, ...] = ()
@@ -101,6 +103,7 @@ class TurnAccount(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         rule: id of the rule that was run again, if only one was.
         runs: the rules in order; reactions stand with the change that led to them.
         error: why the event as a whole failed.
+        place: file and line where that was raised: the innermost that are of the application.
         fate: what became of it then: "retry", "parked" or "dead letter".
         retry_at: when it is run again (RFC 3339).
         left_out: how many runs are not told (a count).
@@ -110,6 +113,7 @@ class TurnAccount(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     rule: str = ""
     runs: tuple[RunAccount, ...] = ()
     error: str = ""
+    place: str = ""
     fate: str = ""
     retry_at: str = ""
     left_out: int = 0
@@ -127,7 +131,8 @@ class EventAccount(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         causation: id of the event that it follows from; "" at the root.
         data: its data, as a short text.
         status: that of its receipt; "sent"; "not kept" if what became of it was not; "told below" if that is deep down
-            in the tree, and so stands at its end.
+            in the tree, and so stands at its end; "told elsewhere" if it was sent by another rule, or again, and stands
+            there.
         turns: what was done with it, the first time and again later.
         followed: what else follows from it, where the way to that was not kept.
     """

@@ -6,13 +6,11 @@ or kept. What is tested, in which order, and what comes of it is the same as whe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from hashlib import blake2b
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final
 
-from onwhen.engine.conditions import Asked, Result, condition_asked, trigger_asked
-from onwhen.engine.endings import ends_the_program
+from onwhen.engine.explaining._conditions import Asked, Result, condition_asked, trigger_asked
 from onwhen.engine.triggers import Guard, Trigger
 
 if TYPE_CHECKING:
@@ -44,56 +42,45 @@ async def fits(match: Match, ctx: Context[Any], run: RuleRun) -> bool:
     try:
         return _trigger_fits(match, ctx, run, notes) and await _conditions_hold(match, ctx, run, notes)
     finally:
-        asked = {note.kind for note in notes}
-        if "condition" not in asked:
-            notes.extend(condition_asked(one.test, ctx, "not reached") for one in match.rule.conditions)
+        guards = sum(note.kind == "trigger" for note in notes)
+        notes[guards:guards] = [_guard_asked(one, ctx, "not reached") for one in match.guards[guards:]]
+        conditions = match.rule.conditions[len(notes) - len(match.guards) :]
+        notes.extend(condition_asked(one.test, ctx, "not reached") for one in conditions)
         run.tests = tuple(notes)
 
 
 def _trigger_fits(match: Match, ctx: Context[Any], run: RuleRun, notes: list[Asked]) -> bool:
     fitting = not match.guards
     for guard in match.guards:
-        if fitting:
-            notes.append(_guard_asked(guard, ctx, "not reached"))
-            continue
         try:
             fitting = guard(ctx)
         except BaseException as error:
-            if not ends_the_program(error):
-                notes.append(_guard_asked(guard, ctx, "raised", error))
+            notes.append(_guard_asked(guard, ctx, "raised", error))
             raise
         notes.append(_guard_asked(guard, ctx, "held" if fitting else "did not hold"))
+        if fitting:
+            break
     if not fitting:
         run.status = "skipped"
     return fitting
 
 
 async def _conditions_hold(match: Match, ctx: Context[Any], run: RuleRun, notes: list[Asked]) -> bool:
-    all_hold = True
     for condition in match.rule.conditions:
-        if not all_hold:
-            notes.append(condition_asked(condition.test, ctx, "not reached"))
-            continue
         try:
             holds = condition.test(ctx)
             if holds.__class__ is not bool and isawaitable(holds):
                 holds = await holds
-            all_hold = bool(holds)
+            holds = bool(holds)
         except BaseException as error:
             run.condition = condition
-            if not ends_the_program(error):
-                notes.append(condition_asked(condition.test, ctx, "raised", error))
-                notes.extend(_after(match, ctx, len([note for note in notes if note.kind == "condition"])))
+            notes.append(condition_asked(condition.test, ctx, "raised", error))
             raise
-        notes.append(condition_asked(condition.test, ctx, "held" if all_hold else "did not hold"))
-        if not all_hold:
+        notes.append(condition_asked(condition.test, ctx, "held" if holds else "did not hold"))
+        if not holds:
             run.status, run.condition = "skipped", condition
-    return all_hold
-
-
-def _after(match: Match, ctx: Context[Any], number: int) -> Iterator[Asked]:
-    for condition in match.rule.conditions[number:]:
-        yield condition_asked(condition.test, ctx, "not reached")
+            return False
+    return True
 
 
 def note_failure(match: Match, ctx: Context[Any], run: RuleRun, *, is_of_trigger: bool) -> None:

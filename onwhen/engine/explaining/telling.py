@@ -12,8 +12,15 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 import msgspec
 
 if TYPE_CHECKING:
-    from onwhen.engine.accounts import Account, ChangeAccount, EventAccount, RunAccount, TimerAccount, TurnAccount
-    from onwhen.engine.conditions import Asked, Value
+    from onwhen.engine.explaining._accounts import (
+        Account,
+        ChangeAccount,
+        EventAccount,
+        RunAccount,
+        TimerAccount,
+        TurnAccount,
+    )
+    from onwhen.engine.explaining._conditions import Asked, Value
 
 __all__ = ["NOT_NOTED", "Branch", "Kind", "branches", "drawn", "headline", "lines", "of_turn"]
 
@@ -31,6 +38,7 @@ _NOTES: Final = {
     "recorded": "sent once the turn around it is committed",
     "not kept": "what became of it was not kept",
     "told below": "told below",
+    "told elsewhere": "sent before, and told there",
 }
 _OF_TIMER: Final = {"sent": "", "not kept": "what became of it was not kept, or it is not due yet"}
 _KINDS: Final[dict[str, Kind]] = {
@@ -120,9 +128,11 @@ def headline(event: EventAccount) -> str:
 
 
 def _event(event: EventAccount, around: TurnAccount | None = None) -> Branch:
-    first = event.turns[0] if event.turns else None
-    when = f"  {_short(first.time)}" if first is not None and _is_later(first, around) else ""
-    return Branch(f"{headline(event)}{when}", "event", _inside(event))
+    text, first = headline(event), event.turns[0] if event.turns else None
+    if first is not None and _is_later(first, around):
+        when = _short(first.time)
+        text = f"{when}  {text}" if around is None else f"{text}  {when}"
+    return Branch(text, "event", _inside(event))
 
 
 def _is_later(turn: TurnAccount, around: TurnAccount | None) -> bool:
@@ -163,7 +173,7 @@ def of_turn(turn: TurnAccount) -> list[Branch]:
         found.append(Branch(f"{turn.left_out:,} more rules are not told", "note"))
     if turn.error:
         what = f"the event failed as a whole, nothing of it was kept: {turn.error}"
-        found.append(Branch(what + _fate(turn.fate, turn.retry_at, 1), "bad"))
+        found.append(Branch(what + _fate(turn.fate, turn.retry_at, 1) + _place(turn.place), "bad"))
     elif not turn.runs:
         found.append(Branch("no rule is for this event and subject", "note"))
     return found
@@ -181,7 +191,7 @@ def _run(run: RunAccount, turn: TurnAccount) -> Branch:
     reasons = [reason for reason in (run.why, run.error) if reason]
     if reasons:
         text += f": {'; '.join(reasons)}"
-    text += _fate(run.fate, run.retry_at, run.attempt, is_postponed=run.status == "postponed")
+    text += _fate(run.fate, run.retry_at, run.attempt, is_postponed=run.status == "postponed") + _place(run.place)
     inside = [_asked(asked) for asked in run.tests]
     inside += [_change(change, turn) for change in run.changes]
     inside += [_message(event, turn) for event in run.messages]
@@ -201,6 +211,10 @@ def _fate(fate: str, retry_at: str, attempt: int, *, is_postponed: bool = False)
     return {"handled": "; a middleware caught it", "dead letter": "; dead letter"}.get(fate, "")
 
 
+def _place(place: str) -> str:
+    return f"  ({place})" if place else ""
+
+
 def _asked(asked: Asked) -> Branch:
     text = f"{asked.result}: {asked.text}"
     if asked.body:
@@ -211,8 +225,7 @@ def _asked(asked: Asked) -> Branch:
     is_short = len(values) <= (_BESIDE if not asked.parts else 0)
     if values and is_short:
         text += f"  [{values}]"
-    if asked.place:
-        text += f"  ({asked.place})"
+    text += _place(asked.place)
     inside = [Branch(f"{part.result}: {part.text}", _KINDS.get(part.result, "bad")) for part in asked.parts]
     if not is_short:
         alone = [values] if len(values) <= _WIDE else map(_value, asked.values)

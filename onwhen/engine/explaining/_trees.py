@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from onwhen.engine.accounts import VERSION, Account, EventAccount, RunAccount
+from onwhen.engine.explaining._accounts import VERSION, Account, EventAccount, RunAccount
 from onwhen.engine.store import Explanation
 
 __all__ = ["Body", "joined", "told_by"]
@@ -84,24 +84,34 @@ class _Joining:
         for key, event in self._events.items():
             if key not in self._sent and event.causation in self._ids:
                 self._others.setdefault(self._ids[event.causation], []).append(event)
+        self._told: set[_Key] = set()
         self._waiting: deque[EventAccount] = deque()
 
     def roots(self) -> tuple[EventAccount, ...]:
         for key, event in self._events.items():
             if key not in self._sent and event.causation not in self._ids:
                 self._waiting.append(event)
-        found: list[EventAccount] = []
-        while self._waiting:
-            found.append(self._within(self._waiting.popleft(), 0))
-        return tuple(found)
+        return tuple(self._within(event, 0) for event in self._in_turn() if _key(event) not in self._told)
+
+    def _in_turn(self) -> Iterator[EventAccount]:
+        """Go through what waits, and then through what nothing has led to but itself."""
+        for event in (None, *self._events.values()):
+            if event is not None:
+                yield event
+            while self._waiting:
+                yield self._waiting.popleft()
 
     def _within(self, event: EventAccount, depth: int) -> EventAccount:
-        known = self._events.get(_key(event))
+        key = _key(event)
+        known = self._events.get(key)
         if known is None:
             return msgspec.structs.replace(event, status=self._otherwise)
+        if key in self._told:
+            return msgspec.structs.replace(event, status="told elsewhere", turns=())
         if depth > _DEEPEST:
             self._waiting.append(known)
-            return msgspec.structs.replace(event, status="told below")
+            return msgspec.structs.replace(event, status="told below", turns=())
+        self._told.add(key)
         return msgspec.structs.replace(
             known,
             turns=tuple(msgspec.structs.replace(turn, runs=self._runs(turn.runs, depth + 1)) for turn in known.turns),

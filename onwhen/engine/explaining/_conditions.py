@@ -7,6 +7,7 @@ nor decide anything: what a test comes to is told to it, and nothing it does cha
 from __future__ import annotations
 
 import ast
+from asyncio import CancelledError
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
@@ -14,16 +15,17 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from onwhen.engine._definitions import place_of_code
-from onwhen.engine._expressions import evaluate, truth
-from onwhen.engine._short import error_text, one_line, short
-from onwhen.engine._sights import Sight, Unseen
-from onwhen.engine._views import Called, View, called, name_of, view_of
 from onwhen.engine.context import Context
 from onwhen.engine.events import Event
+from onwhen.engine.explaining._evaluation import evaluate, truth
+from onwhen.engine.explaining._sights import Sight, Unseen
+from onwhen.engine.explaining._texts import error_text, one_line, short
+from onwhen.engine.explaining._views import View, view_of
 from onwhen.engine.rules import Condition
+from onwhen.engine.sources import Called, called, name_of, place_of_code
 from onwhen.engine.subjects import Subject
 from onwhen.engine.triggers import Trigger
+from onwhen.errors import RuleTimeout
 
 __all__ = ["Asked", "Part", "Result", "Value", "condition_asked", "condition_text", "trigger_asked"]
 
@@ -61,7 +63,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         kind: which of the two.
-        text: a trigger as it was declared; the expression of a lambda; the name of a function.
+        text: a trigger as it was declared; the expression of a lambda; the name of a function; of one that is behind a
+            decorator, that it is.
         result: what came of it.
         place: file and line.
         body: of a function that only returns an expression, that.
@@ -105,7 +108,8 @@ def condition_text(test: Callable[[Any], Any]) -> str:
         view = view_of(about.function) if isinstance(about.function, FunctionType) else None
         if view is None:
             return one_line(str(Condition(test)), _TEXT)
-        return f"{view.body if view.is_lambda else name_of(about)} ({view.place})"
+        text = view.body if view.is_lambda else name_of(about.function)
+        return f"{text}{', decorated' if about.is_decorated else ''} ({view.place})"
     except Exception:
         return "(a condition that cannot be told)"
 
@@ -133,8 +137,9 @@ def _condition_asked(
     test: Callable[[Any], Any], ctx: Context[Any], result: Result, error: BaseException | None
 ) -> Asked:
     about = called(test)
-    function, name = about.function, one_line(name_of(about), _TEXT)
-    raised = "" if error is None else error_text(error)
+    function = about.function
+    name = one_line(name_of(function), _TEXT)
+    raised = "" if error is None else _cut_off(error) or error_text(error)
     view = view_of(function) if isinstance(function, FunctionType) else None
     if view is None:
         place = place_of_code(function.__code__) if isinstance(function, FunctionType) else ""
@@ -147,16 +152,25 @@ def _condition_asked(
             values = tuple(_values(view, _names(about, view, Sight(ctx)), reached))
         except Exception:  # whatever the code is like, the turn goes on; its text is told all the same
             parts, values = (), ()
+    text, body = (view.body, "") if view.is_lambda else (name, view.body)
+    if about.is_decorated:  # what is around it may have turned its result around
+        text, body = f"{text}, decorated", ""
     return Asked(
         kind="condition",
-        text=view.body if view.is_lambda else name,
+        text=text,
         result=result,
         place=view.place,
-        body="" if view.is_lambda else view.body,
+        body=body,
         parts=parts,
         values=values,
         error=raised,
     )
+
+
+def _cut_off(error: BaseException) -> str:
+    """Say so of what a time-out has ended; that is no error of its own."""
+    is_time_out = isinstance(error, CancelledError | RuleTimeout)
+    return f"{type(error).__name__}: cut off before it returned" if is_time_out else ""
 
 
 # -- what it sees now --------------------------------------------------------------------------------------------
