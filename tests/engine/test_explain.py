@@ -135,7 +135,7 @@ async def test_every_end_of_a_rule_is_told() -> None:
         "failed rules.fail: ValueError: no; dead letter",
         "failed rules.fail_for_now: ValueError: no; attempt 2 at 2026-11-05T12:01:00Z",
         "failed rules.park: ValueError: no; its subject waits until it is resumed",
-        "failed rules.caught: ValueError: no; a middleware caught it",
+        "failed rules.caught: ValueError: no; middleware catch dealt with it",
     ]
 
 

@@ -123,7 +123,7 @@ async def test_what_middleware_did_is_told(harness: Harness) -> None:
     harness.bus.use(guard)
     assert "stopped rules.finish: middleware" in await told(harness, "job.done")
     assert "guard did not go on" in harness.story()
-    assert "ValueError: no such job; a middleware caught it" in await told(harness, "job.broken")
+    assert "ValueError: no such job; middleware guard dealt with it" in await told(harness, "job.broken")
 
 
 async def test_an_event_that_failed_as_a_whole_is_told(harness: Harness) -> None:

@@ -171,6 +171,7 @@ class _Runs:
             error="" if run.error is None else error_text(run.error),
             place=place_of_error(run.error),
             fate=fate,
+            handled_by=run.handled_by,
             retry_at=retry_at,
             changes=tuple(self._change(change) for change in run.changes[: self._most]),
             messages=tuple(_event(event) for event in run.messages[: self._most]),

@@ -68,6 +68,7 @@ class RunAccount(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         error: what was raised.
         place: file and line where: the innermost that are of the application.
         fate: of one that failed or was put off: "retry", "parked", "dead letter", or "handled" by a middleware.
+        handled_by: name of that middleware.
         retry_at: when it is run again (RFC 3339).
         changes: what it changed.
         messages: what it sent.
@@ -86,6 +87,7 @@ class RunAccount(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: str = ""
     place: str = ""
     fate: str = ""
+    handled_by: str = ""
     retry_at: str = ""
     changes: tuple[ChangeAccount, ...] = ()
     messages: tuple[EventAccount, ...] = ()

@@ -191,6 +191,8 @@ def _run(run: RunAccount, turn: TurnAccount) -> Branch:
     reasons = [reason for reason in (run.why, run.error) if reason]
     if reasons:
         text += f": {'; '.join(reasons)}"
+    if run.fate == "handled":
+        text += f"; middleware {run.handled_by} dealt with it"
     text += _fate(run.fate, run.retry_at, run.attempt, is_postponed=run.status == "postponed") + _place(run.place)
     inside = [_asked(asked) for asked in run.tests]
     inside += [_change(change, turn) for change in run.changes]
@@ -208,7 +210,7 @@ def _fate(fate: str, retry_at: str, attempt: int, *, is_postponed: bool = False)
         return f"; again at {_short(retry_at)}" if is_postponed else f"; attempt {attempt + 1} at {_short(retry_at)}"
     if fate == "parked":
         return "; its subject waits until it is resumed"
-    return {"handled": "; a middleware caught it", "dead letter": "; dead letter"}.get(fate, "")
+    return "; dead letter" if fate == "dead letter" else ""
 
 
 def _place(place: str) -> str:
