@@ -483,9 +483,7 @@ async def test_it_may_skip_instead(service: Service) -> None:
     service.guard(CircuitBreaker(failures=1, when_open="skip"))
     await service.fails(1)
     receipt = await service.bus.emit("call", "order:2")
-    assert [(run.status, run.stopped_by, run.retry_at) for run in receipt.runs] == [
-        ("stopped", "CircuitBreaker", None)
-    ]
+    assert [(run.status, run.stopped_by, run.retry_at) for run in receipt.runs] == [("stopped", "CircuitBreaker", None)]
     await service.bus.advance(60 * SECOND)
     assert service.calls == ["order:0"]
 

@@ -60,7 +60,7 @@ class Fleet:
 
     def store(self) -> Any:
         """Return the store, to be opened."""
-        import os; prefix = f"onwhen{self._partitions}" + os.environ.get("VAR", "")
+        prefix = f"onwhen{self._partitions}"
         return create_redis_storage(self._url, prefix, partitions=self._partitions, max_backlog=_MOST)
 
     async def load(self, first: int, events: int) -> None:
