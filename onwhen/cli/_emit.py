@@ -6,8 +6,6 @@ Belongs here: what is sent, and what is told of it. It must not know who handles
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +14,7 @@ from typing import Any, Final
 
 from onwhen.cli._ending import STALLED as TRY_AGAIN
 from onwhen.cli._forms import clean, rfc3339
+from onwhen.cli._given import json_given
 from onwhen.cli._listing import Output, say, show_json
 from onwhen.cli._opening import is_for_workers, writing
 from onwhen.cli._options import UsageError, check_wait
@@ -25,7 +24,6 @@ from onwhen.engine.partitions import partition_of
 from onwhen.engine.resend import insist
 from onwhen.engine.shared import SharedStore, is_shared
 from onwhen.engine.store import Accepted, Store
-from onwhen.engine.values import loads_strict
 from onwhen.errors import StoreBusy, StoreError, StoreFull
 
 __all__ = ["EmitOptions", "emit_event"]
@@ -33,7 +31,6 @@ __all__ = ["EmitOptions", "emit_event"]
 _TRIES: Final = 5  # times that a store is asked (a count)
 _FIRST_PAUSE: Final = 0.01  # seconds between two looks whether it is handled
 _LONGEST_PAUSE: Final = 0.25  # seconds
-_STDIN: Final = "-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +64,7 @@ class EmitOptions:
             InvalidEvent: it breaks CloudEvents.
         """
         moment = now if self.time is None else _moment(self.time)
-        data = None if self.data is None else _json(self.data)
+        data = None if self.data is None else json_given(self.data, "--data")[0]
         return Event(self.type, self.subject, data, id=self.id, source=source, time=moment)
 
 
@@ -79,31 +76,6 @@ def _moment(text: str) -> datetime:
     if moment.tzinfo is None:
         raise UsageError(f"--time {text!r}: has no time zone; for UTC put a Z behind it")
     return moment
-
-
-def _json(text: str) -> Any:
-    """Return what JSON says: that text, or what is in the file behind an @, or standard input for a hyphen."""
-    where = "--data"
-    try:
-        if text == _STDIN:
-            where = "standard input"
-            if os.isatty(0):
-                raise UsageError("--data -: standard input is a terminal; pipe the data in")
-            raw: bytes | str = sys.stdin.buffer.read()
-        elif text.startswith("@"):
-            where = text[1:]
-            with open(where, "rb") as file:
-                raw = file.read()
-        else:
-            raw = text
-    except OSError as error:
-        raise UsageError(f"--data {text}: {error.strerror}") from error
-    try:
-        return loads_strict(raw, where)
-    except ValueError as error:
-        is_bare = raw is text and "not JSON" in str(error)
-        hint = "; text is JSON in double quotes: --data '\"text\"'" if is_bare else ""
-        raise UsageError(f"{error}{hint}") from None
 
 
 async def emit_event(url: str | None, options: EmitOptions, output: Output) -> int:

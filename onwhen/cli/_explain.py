@@ -17,6 +17,7 @@ from uuid import uuid4
 from onwhen.cli._app import App, find_app, make_bus
 from onwhen.cli._copied import CopyOfStore, load_dump
 from onwhen.cli._forms import clean, json_line
+from onwhen.cli._given import json_given
 from onwhen.cli._listing import say, show_json
 from onwhen.cli._opening import reading
 from onwhen.cli._options import UsageError
@@ -27,7 +28,6 @@ from onwhen.engine.explaining import Account, told_by
 from onwhen.engine.explaining.telling import NOT_NOTED, Branch, Kind, branches, lines
 from onwhen.engine.outcomes import Receipt
 from onwhen.engine.store import Explanation, Store
-from onwhen.engine.values import loads_strict
 from onwhen.errors import StoreError
 
 if TYPE_CHECKING:
@@ -129,23 +129,7 @@ async def _run(options: ExplainOptions, app: App, event: Event) -> Receipt:
 
 def _event(text: str) -> Event:
     """Return the event that is meant; what CloudEvents asks for beside type and subject is filled in."""
-    where = "EVENT"
-    try:
-        if text == _STDIN:
-            where = "standard input"
-            raw: bytes | str = sys.stdin.buffer.read()
-        elif text.startswith("@"):
-            where = text[1:]
-            with open(where, "rb") as file:
-                raw = file.read()
-        else:
-            raw = text
-    except OSError as error:
-        raise UsageError(f"EVENT {text}: {error.strerror}") from error
-    try:
-        found: Any = loads_strict(raw, where)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    found, where = json_given(text, "EVENT")
     if not isinstance(found, dict):
         raise UsageError(f'{where}: must be a JSON object, such as {{"type": "ticket.taken", "subject": "ticket:1"}}')
     filled = {"specversion": "1.0", "id": str(uuid4()), "source": DEFAULT_SOURCE, **found}

@@ -152,11 +152,11 @@ class Handling:
                     raise
                 await pause(tries)
             except BaseException as error:
-                if not self.is_refusal(work, error, refused):
+                if not self._is_refusal(work, error, refused):
                     raise
                 refused = error
 
-    def is_refusal(self, work: Work, error: BaseException, before: BaseException | None) -> bool:
+    def _is_refusal(self, work: Work, error: BaseException, before: BaseException | None) -> bool:
         """Tell whether an error is not a rule's failure, but the event must not block its subject for ever."""
         if not self._loop.is_running():
             return False  # it is gone, and this is only being cleared away
@@ -167,15 +167,26 @@ class Handling:
             work.cancels += 1
         return False
 
-    def hot(self, work: Work) -> Coroutine[Any, Any, Ran] | None:
+    def hot(self, work: Work) -> Coroutine[Any, Any, Ran | BaseException] | None:
         """Return a turn to be awaited, if its subject is in memory and nothing is odd about it; else None.
 
-        It is left to the caller to commit it. If it raises, `is_refusal` tells whether the event has to be refused.
+        It is left to the caller to commit what it returns; if that is an error, the event has to be refused for it.
         """
         if work.starts is not None or work.cancels:
             return None
         known = self._hot.pop(work.event.subject, None)
-        return self._run(work, known, None) if known is not None else None
+        return self._run_hot(work, known) if known is not None else None
+
+    async def _run_hot(self, work: Work, known: tuple[type[Subject], State]) -> Ran | BaseException:
+        turn = self._begin(work, known, None)
+        try:
+            if (rest := self._run(turn)) is not None:
+                await rest
+        except BaseException as error:
+            if not self._is_refusal(work, error, None):
+                raise
+            return error
+        return self._ended(turn, work, known)
 
     def keep(self, ran: Ran, result: CommitResult) -> None:
         """Keep the subject of a turn that was committed, and had its answer at the first try."""
@@ -214,7 +225,10 @@ class Handling:
         known = self._hot.pop(name, None)
         if known is None or refused is not None:
             known, refused = await self._load(name, refused)
-        ran = await self._run(work, known, refused)
+        turn = self._begin(work, known, refused)
+        if (rest := self._run(turn)) is not None:
+            await rest
+        ran = self._ended(turn, work, known)
         sent = await self._send(work, ran.commit)
         result = sent.result
         if result.answer is Answer.CONFLICT:
@@ -224,17 +238,21 @@ class Handling:
             self.keep(ran, result)
         return Committed(ran.turn, ran.commit, result, sent.call)
 
-    async def _run(self, work: Work, known: tuple[type[Subject], State], refused: BaseException | None) -> Ran:
-        bus, event, share = self._bus, work.event, self._share
-        turn = Turn.of(event, known[0], known[1], bus, work.retry, refused, work.now)
+    def _begin(self, work: Work, known: tuple[type[Subject], State], refused: BaseException | None) -> Turn:
+        event, share = work.event, self._share
+        turn = Turn.of(event, known[0], known[1], self._bus, work.retry, refused, work.now)
         if work.explains or (share > 0 and is_sampled(event.correlation_id, share)):
             turn.explains = True
-        if (seconds := bus.limits.turn_timeout) is None:
-            await turn.run()
-        elif (rest := timed(turn.run(), turn, seconds, self._loop)) is not None:
-            await rest
+        return turn
+
+    def _run(self, turn: Turn) -> Awaitable[None] | None:
+        """Run a turn as far as that goes without waiting; return what is left of it to be awaited."""
+        seconds = self._bus.limits.turn_timeout
+        return turn.run() if seconds is None else timed(turn.run(), turn, seconds, self._loop)
+
+    def _ended(self, turn: Turn, work: Work, known: tuple[type[Subject], State]) -> Ran:
         # One that leaves nothing is committed as well: it may have read what was out of date.
-        partition = 0 if self._partitions == 1 else partition_of(event.subject, self._partitions)
+        partition = 0 if self._partitions == 1 else partition_of(work.event.subject, self._partitions)
         return Ran(turn, turn.commit(partition, self._token, work.position), known, turn.refused)
 
     async def _load(

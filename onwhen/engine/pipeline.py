@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from onwhen.engine.arrivals import Arrivals, Call
 from onwhen.engine.dispatch import Dispatcher
 from onwhen.engine.events import Event
-from onwhen.engine.handling import Handling, Sent
+from onwhen.engine.handling import Handling, Ran, Sent
 from onwhen.engine.intake import Intake
 from onwhen.engine.opening import Opening
 from onwhen.engine.outcomes import Outcome, Receipt
@@ -267,22 +267,11 @@ class Pipeline:
                 refused = None
                 turning = self._handling.hot(work) if self._is_volatile else None
                 if turning is not None:
-                    try:
-                        ran = await turning
-                    except BaseException as error:
-                        if not self._handling.is_refusal(work, error, None):
-                            raise
-                        refused = error
-                    else:
-                        commit = ran.commit
-                        if commit.messages:
-                            await self._log_ahead((event.subject for event in commit.messages), own=work)
-                        result = await self._store.commit(commit)
-                        if result.answer is Answer.OK:
-                            work.unlogged = False
-                            self._handling.keep(ran, result)
-                            self._follow_up(work, ran.turn, commit, result, None)
-                            return
+                    ran = await turning
+                    if isinstance(ran, BaseException):
+                        refused = ran
+                    elif await self._is_stored(work, ran):
+                        return
                 committed = await self._handling.committed(work, refused)
             except BaseException:
                 if work.unlogged and self.loop.is_running():  # else it is gone, and this is only being cleared away
@@ -292,6 +281,20 @@ class Pipeline:
         finally:
             if work.starts is not None:
                 self._suspects.leave(work)
+
+    async def _is_stored(self, work: Work, ran: Ran) -> bool:
+        """Commit a turn to a volatile store; False if it has to be run again on newer state."""
+        commit = ran.commit
+        if commit.messages:
+            await self._log_ahead((event.subject for event in commit.messages), own=work)
+        result = await self._store.commit(commit)
+        if result.answer is not Answer.OK:
+            self._tally.conflicts += 1
+            return False
+        work.unlogged = False
+        self._handling.keep(ran, result)
+        self._follow_up(work, ran.turn, commit, result, None)
+        return True
 
     def _unlogged(self, subject: str) -> Work | None:
         """Return the work that is being done on a subject, if its event was not put into the log."""

@@ -299,21 +299,11 @@ class Tenure:
             elif self._may_begin():
                 refused = None
                 if (turning := self._handling.hot(work)) is not None:
-                    try:
-                        ran = await turning
-                    except BaseException as error:
-                        if not self._handling.is_refusal(work, error, None):
-                            raise
-                        refused = error
-                    else:
-                        # Most turns come here. They wait for the store without a task.
-                        answer = self._store.commit(ran.commit)
-                        tell = partial(self._answered, work, ran)
-                        if isinstance(answer, Promise):
-                            answer.then(tell)
-                        else:
-                            asyncio.ensure_future(answer).add_done_callback(tell)
+                    ran = await turning
+                    if not isinstance(ran, BaseException):
+                        self._commit(work, ran)  # most turns come here, and wait for the store without a task
                         return LATER
+                    refused = ran
                 self._follow_up(work, await self._handling.committed(work, refused))
         except StoreError as error:
             self.end(error)
@@ -321,6 +311,13 @@ class Tenure:
             self._leave(work)
         self._done(work)
         return None
+
+    def _commit(self, work: Work, ran: Ran) -> None:
+        answer, tell = self._store.commit(ran.commit), partial(self._answered, work, ran)
+        if isinstance(answer, Promise):
+            answer.then(tell)
+        else:
+            asyncio.ensure_future(answer).add_done_callback(tell)
 
     async def _handle_alone(self, work: Work) -> None:
         async with self._alone:
