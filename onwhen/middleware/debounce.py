@@ -100,7 +100,7 @@ class Debounce:
         """Run the rule because a timer has brought its event, unless that is of no use any more."""
         id, subject = ctx.event.id, ctx.subject
         number = waiting.number if id == waiting.id else waiting.old.get(id)
-        if number is None and waiting.held and ctx.event.causation_id == waiting.held:
+        if number is None and ctx.event.causation_id in waiting.held:
             number = waiting.held_up_to  # who has stopped that batch has put it off
         if self._collects:
             batch = [] if number is None else waiting.up_to(subject, name, number)
@@ -122,8 +122,12 @@ class Debounce:
         """Run the rule on all that wait and on this event, because there are too many."""
         ctx.set_metadata("debounced", [*waiting.up_to(ctx.subject, name, waiting.number), ctx.event])
         await next()
-        if ctx._stopped_by:
-            return  # the batch waits on, but it takes no more
+        if ctx._stopped_by:  # the batch waits on, with what has filled it, but it takes no more
+            if waiting.has_room(self._limit):
+                waiting.collect(ctx.subject, name, ctx.event)
+            waiting.hold(ctx.event.id, waiting.number)
+            waiting.write(ctx.subject, name)
+            return
         if waiting.id:
             ctx.cancel(waiting.timer(name))
         self._forget(ctx.subject, name, "", waiting.number)
@@ -148,8 +152,8 @@ class _Waiting(msgspec.Struct, omit_defaults=True):
         size: of all that were collected (bytes).
         old: of batches before, id of the event that a timer brings or has brought -> number of the batch.
         cancelled: ids of events whose timer was cancelled, perhaps too late.
-        held: id of the event that has brought the latest batch that was stopped further in; "" if none was.
-        held_up_to: number of that batch.
+        held: ids of events whose batches were stopped further in, by somebody who may bring one of them later.
+        held_up_to: number of the latest of these batches; whichever is brought, it comes with all up to that.
     """
 
     number: int = 0
@@ -161,7 +165,7 @@ class _Waiting(msgspec.Struct, omit_defaults=True):
     size: int = 0
     old: dict[str, int] = {}
     cancelled: list[str] = []
-    held: str = ""
+    held: list[str] = []
     held_up_to: int = 0
 
     @classmethod
@@ -202,6 +206,10 @@ class _Waiting(msgspec.Struct, omit_defaults=True):
         """Tell whether there is no room for one more event."""
         count = self.end_at - self.begin_at + 1
         return count >= limit or self.size + len(event.to_json()) > _MOST_BYTES
+
+    def has_room(self, limit: int) -> bool:
+        """Tell whether the event that makes it full may be kept as well."""
+        return self.end_at - self.begin_at < limit and self.size <= _MOST_BYTES
 
     def up_to(self, subject: Subject, name: str, number: int) -> list[Event]:
         """Return the events of a batch, and what is left of those before it."""
@@ -244,7 +252,10 @@ class _Waiting(msgspec.Struct, omit_defaults=True):
     def hold(self, id: str, number: int) -> None:
         """Keep a batch, and what is left of those before it, that somebody further in has stopped."""
         self.let_go(id)
-        self.held, self.held_up_to = id, number
+        if id not in self.held:
+            self.held = [*self.held, id][-_MOST_OLD:]
+        # A retry may bring an older batch after a later one was stopped.
+        self.held_up_to = max(self.held_up_to, number)
 
     def let_go(self, id: str) -> bool:
         """Forget the event that a timer brings; tell whether it was known."""

@@ -29,8 +29,12 @@ class Throttle:
 
     Those are stopped, and the outcome says so; with `trailing`, the last of them is run when the interval ends. The
     moment of the last run is stored with what the rule did, so it holds whichever worker runs the next event, and
-    after a crash. A run that fails does not count, so its retry is run; that of a trailing event only if no later one
-    was run meanwhile. Deleting the subject forgets all.
+    after a crash. Deleting the subject forgets all.
+
+    A run that fails does not count, so its retry is run; that of a trailing event only if no later one was run
+    meanwhile. Where events may go ahead of a retry (`in_order=False`, or a replay), it is an event like any other: in
+    the interval of another run it is stopped, and with `trailing` it is the last one only if no later one, by the
+    `time` of the events, waits already.
 
     Moments are those at which turns begin, by the clock of the bus. A rule has one `Throttle` at most.
 
@@ -60,6 +64,8 @@ class Throttle:
         is_trailing = _is_of_our_timer(ctx)
         if is_trailing and known is not None and ctx.event.id != known.pending:
             return  # a later event has taken its place: while its timer fired, or before it was retried or replayed
+        if ctx.attempt > 1 and known is not None and known.is_later_than(ctx.event):
+            return  # a retry, or a replay, that others went ahead of: the last of them is still to be run
         # Which event a timer has brought is certain, whatever the clock of the store says. And a clock that was put
         # back must not stop a rule for longer than an interval.
         if known is None or is_trailing or abs(now - known.last) >= self._per:
@@ -70,7 +76,7 @@ class Throttle:
                 self._remember(ctx, name, key, _Last(last=now))
         elif self._trailing:
             event = self._defer(ctx, timer, timedelta(microseconds=known.last + self._per - now))
-            self._remember(ctx, name, key, _Last(last=known.last, pending=event.id))
+            self._remember(ctx, name, key, _Last(last=known.last, pending=event.id, time=_time_of(event)))
 
     def _defer(self, ctx: Context[Any], timer: str, delay: timedelta) -> Event:
         stamps = ctx._stamps
@@ -94,15 +100,25 @@ class _Last(msgspec.Struct, omit_defaults=True):
     Attributes:
         last: when the rule was run last (microseconds since the epoch).
         pending: id of the event that the timer brings; "" if none is set.
+        time: of that event (microseconds since the epoch); 0 if it has none.
     """
 
     last: int
     pending: str = ""
+    time: int = 0
+
+    def is_later_than(self, event: Event) -> bool:
+        """Tell whether another event waits that came after this one; of two of the same moment, the one that waits."""
+        return self.pending not in ("", event.id) and _time_of(event) <= self.time
 
 
 def _is_of_our_timer(ctx: Context[Any]) -> bool:
     event = ctx.event
     return ctx.deferred and event.extensions.get(_CAUSE) == event.causation_id
+
+
+def _time_of(event: Event) -> int:
+    return 0 if event.time is None else micros(event.time)
 
 
 def _known(ctx: Context[Any], name: str) -> dict[str, _Last]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from onwhen import (
@@ -415,16 +415,30 @@ async def test_a_batch_that_a_throttle_puts_off_is_run_when_its_time_comes(place
 
 
 async def test_a_full_batch_that_is_stopped_further_in_takes_no_more(place: Place) -> None:
-    """What comes then is stopped as well, and the outcome says so; what waits is handed over when it may be."""
+    """But for what has filled it. The outcome of each says that it was stopped; all that waits comes when it may."""
     search = Search(Debounce(5, deliver="all", limit=3), Throttle(60))
     async with place.bus(search.rules) as bus:
         await typed(bus, 0, pause=10)
         await typed(bus, 1, 2, pause=0)
         (run,) = (await bus.emit("typed", "box:1", 3)).runs
         assert (run.status, run.stopped_by) == ("stopped", "Throttle")
-        await bus.advance(60 * SECOND)
+        await typed(bus, "too many", pause=60)
         await typed(bus, 4, pause=60)
-        assert [batch for _, batch in search.ran] == [[0], [1, 2, 4]]
+        assert [batch for _, batch in search.ran] == [[0], [1, 2, 3, 4]]
+        assert (await bus.read("box:1")).ext.keys() == {"onwhen.throttle/search.look"}
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+async def test_a_full_batch_that_a_throttle_puts_off_is_run_when_its_time_comes(place: Place, limit: int) -> None:
+    """With the event that has filled it; no timer that was set for it before hands it over again."""
+    search = Search(Debounce(90, deliver="all", limit=limit), Throttle(60, trailing=True))
+    async with place.bus(search.rules) as bus:
+        await typed(bus, *range(limit), pause=0)
+        await typed(bus, *range(limit, 2 * limit), pause=0)
+        await bus.advance(600 * SECOND)
+        assert search.ran == [(0.0, list(range(limit))), (60.0, list(range(limit, 2 * limit)))]
+        assert await timers(bus, "box:1") == []
+        assert not any(name.startswith(f"{EXT}/") for name in (await bus.read("box:1")).ext)
 
 
 async def test_a_batch_that_is_put_off_further_in_stays_together(place: Place) -> None:
@@ -507,6 +521,9 @@ async def test_it_does_what_a_simple_model_says(
     late=st.sets(st.integers(0, 19)),
     throttled=st.booleans(),
 )
+@example(
+    pauses=[5, 5, 0], fails=[True, True, True, True], limit=1, in_order=False, late=set(), throttled=True
+)  # the retry of [1] comes when Throttle has put off [1, 2]
 async def test_no_event_is_lost_or_comes_twice(
     pauses: Sequence[int], fails: list[bool], limit: int, in_order: bool, late: set[int], throttled: bool
 ) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from onwhen import Context, EventBus, RetryPolicy, RuleSet, Subject, VirtualClock, changed, create_memory_storage
 from onwhen.engine.chain import Middleware
-from onwhen.errors import MiddlewareError, RuleDefinitionError
+from onwhen.errors import MiddlewareError, Postponed, RuleDefinitionError
 from onwhen.middleware import Debounce, Throttle
 from tests.middleware.places import NOON, SECOND, Place, dead, place_of, timers
 
@@ -228,6 +228,88 @@ async def test_a_run_that_fails_does_not_count(place: Place) -> None:
         assert (await bus.emit("pressed", "lamp:1")).runs[0].status == "stopped"
 
 
+def shaky(throttle: Throttle, calls: list[Any], down: list[Any], **options: Any) -> RuleSet:
+    """Return a rule whose retries do not keep order; it notes what it is run on and when, and fails as `down` says."""
+    rules = RuleSet("lamps", subject=Lamp)
+    retry = RetryPolicy(attempts=20, jitter=0, factor=1, in_order=False, **options)
+
+    @rules.on("pressed", middleware=[throttle], retry=retry)
+    def blink(ctx: Context[Lamp]) -> None:
+        if ctx.payload in down:
+            down.remove(ctx.payload)
+            raise OSError
+        calls.append((ctx.payload, (ctx.now - NOON).total_seconds()))
+
+    return rules
+
+
+@pytest.mark.parametrize(("trailing", "ran"), [(False, [(2, 1.0)]), (True, [(2, 1.0), (1, 61.0)])])
+async def test_a_retry_that_another_event_went_ahead_of_is_too_early_like_any_other(
+    place: Place, trailing: bool, ran: list[Any]
+) -> None:
+    """It is stopped, as the outcome says; with `trailing` it is run when the interval ends. So is a replay."""
+    calls: list[Any] = []
+    async with place.bus(shaky(Throttle(60, trailing=trailing), calls, [1], delay=3 * SECOND)) as bus:
+        await bus.emit("pressed", "lamp:1", 1)
+        await bus.advance(SECOND)
+        await bus.emit("pressed", "lamp:1", 2)
+        await bus.advance(600 * SECOND)
+        assert calls == ran
+        assert await dead(bus) == []
+
+
+@pytest.mark.parametrize("pause", [0, 1])
+async def test_a_retry_does_not_take_the_place_of_a_later_event_that_waits(place: Place, pause: int) -> None:
+    """That is the last one, so the retry is stopped; also if all have come in the same moment."""
+    calls: list[Any] = []
+    async with place.bus(shaky(Throttle(60, trailing=True), calls, [1], delay=30 * SECOND)) as bus:
+        await bus.emit("pressed", "lamp:1", 1)
+        for number in (2, 3):
+            await bus.advance(pause * SECOND)
+            await bus.emit("pressed", "lamp:1", number)
+        await bus.advance(600 * SECOND)
+        assert calls == [(2, pause), (3, 60 + pause)]
+        assert await timers(bus, "lamp:1") == []
+
+
+async def test_an_event_that_was_put_off_takes_the_place_of_an_earlier_one_that_waits(place: Place) -> None:
+    """By a rate limit further out, for instance: it is the last one all the same."""
+
+    async def gate(ctx: Context[Lamp], next: Any) -> None:
+        if ctx.payload == 3 and ctx.attempt == 1:
+            raise Postponed("closed", delay=SECOND)
+        await next()
+
+    async with place.bus(blinking(gate, Throttle(60, trailing=True))) as bus:
+        for number in (1, 2, 3):
+            await bus.emit("pressed", "lamp:1", number)
+            await bus.advance(SECOND)
+        await bus.advance(600 * SECOND)
+        assert await seen(bus) == [1, 3]
+
+
+async def test_a_replay_does_not_take_the_place_of_a_later_event_that_waits(place: Place) -> None:
+    """The dead letter is older."""
+    rules, down = RuleSet("lamps", subject=Lamp), [1]
+
+    @rules.on("pressed", middleware=[Throttle(60, trailing=True)])
+    def blink(ctx: Context[Lamp]) -> None:
+        if ctx.payload in down:
+            raise OSError
+        ctx.subject.seen.append(ctx.payload)
+
+    async with place.bus(rules) as bus:
+        for number in (1, 2, 3):
+            await bus.emit("pressed", "lamp:1", number)
+            await bus.advance(SECOND)
+        down.clear()
+        (letter,) = await dead(bus)
+        (run,) = (await bus.replay(letter.id)).runs
+        assert (run.status, run.stopped_by) == ("stopped", "Throttle")
+        await bus.advance(600 * SECOND)
+        assert await seen(bus) == [2, 3]
+
+
 async def test_a_rule_that_was_stopped_further_in_has_not_run(place: Place) -> None:
     """The next event is let through."""
 
@@ -305,6 +387,35 @@ async def test_runs_are_an_interval_apart_and_the_last_event_is_not_lost(pauses:
             assert numbers[0] == 0
             assert not trailing or numbers[-1] == len(pauses) - 1
         assert [timer async for timer in bus.store.timers()] == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    pauses=st.lists(st.integers(1, 15), min_size=1, max_size=20),
+    down=st.lists(st.integers(0, 19), max_size=15),
+    delay=st.integers(1, 15),
+    late=st.sets(st.integers(0, 19)),
+)
+async def test_the_last_event_is_not_lost_to_retries(
+    pauses: Sequence[int], down: list[int], delay: int, late: set[int]
+) -> None:
+    """However runs fail, retries go out of order and timers are late: in the end it is run; none is run twice."""
+    calls: list[tuple[int, float]] = []
+    rules = shaky(Throttle(10, trailing=True), calls, down, delay=delay * SECOND)
+    clock = VirtualClock(NOON)
+    async with EventBus(rules, store=create_memory_storage(), clock=clock) as bus:
+        for number, pause in enumerate(pauses):
+            await bus.emit("pressed", "lamp:1", number)
+            if number in late:
+                clock.advance(pause * SECOND)  # and nobody looks for timers
+            else:
+                await bus.advance(pause * SECOND)
+        await bus.advance(timedelta(hours=1))
+        assert [timer async for timer in bus.store.timers()] == []
+    numbers = [number for number, _ in calls]
+    assert len(numbers) == len(set(numbers))
+    assert len(pauses) - 1 in numbers
+    assert all(later - earlier >= 10 for (_, earlier), (_, later) in pairwise(calls))
 
 
 async def test_around_events_it_is_refused() -> None:
