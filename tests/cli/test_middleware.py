@@ -34,11 +34,11 @@ def test_a_worker_that_cannot_wrap_it_says_so_and_ends(launch: Launch) -> None:
     assert "Traceback" not in worker.told
 
 
-@pytest.mark.parametrize("chosen", ["", "logging", '[{"deduplication": {"key": "rules:same"}}]'])
+@pytest.mark.parametrize("chosen", ["", "logging", '[{"deduplication": {"key": "wrapped_rules:same"}}]'])
 def test_a_replay_wraps_it_too(chosen: str, onwhen: Onwhen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same rules, so the same state as where they are run."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "rules.py").write_text(
+    (tmp_path / "wrapped_rules.py").write_text(
         "from onwhen import RuleSet\n"
         "desk = RuleSet('desk')\n"
         "@desk.on('go')\n"
@@ -48,7 +48,7 @@ def test_a_replay_wraps_it_too(chosen: str, onwhen: Onwhen, tmp_path: Path, monk
     event = {"specversion": "1.0", "source": "s", "type": "go", "subject": "a", "time": "2026-11-20T12:00:00Z"}
     (tmp_path / "events.ndjson").write_text("".join(json.dumps({**event, "id": str(n)}) + "\n" for n in range(3)))
     monkeypatch.setenv("ONWHEN_MIDDLEWARE", chosen)
-    assert onwhen("replay", "rules", "events.ndjson", "--dump", "state.ndjson").code == 0
+    assert onwhen("replay", "wrapped_rules", "events.ndjson", "--dump", "state.ndjson").code == 0
     [state] = map(json.loads, (tmp_path / "state.ndjson").read_text().splitlines())
     assert state["properties"] == {"n": 1 if "deduplication" in chosen else 3}
 

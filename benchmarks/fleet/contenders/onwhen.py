@@ -19,7 +19,9 @@ from typing import Any, Final
 from benchmarks.fleet.load import BATCH, EVENT_TYPE, PREFIX, SUBJECTS, Contents, subject_of
 from benchmarks.fleet.serving import Progress, ServerClock, say, serve
 from onwhen import Context, Event, EventBus, RuleSet, Subject, Worker, __version__, partition_of
+from onwhen.engine.promise import Promise
 from onwhen.engine.store import Answer, Commit, CommitResult
+from onwhen.errors import StoreError
 from onwhen.storage.redis import create_redis_storage
 
 _LOOK: Final = 0.005  # seconds between looks at how far the worker is
@@ -136,16 +138,23 @@ class Fleet:
         store, moments = self.store(), list[float]()
         commit, is_over = store.commit, asyncio.Event()
 
-        def answered(answer: asyncio.Future[CommitResult]) -> None:
-            if not answer.cancelled() and answer.exception() is None and answer.result().answer is Answer.OK:
-                moments.append(time.perf_counter())
-                if len(moments) == events:
-                    is_over.set()
+        def timed(turn: Commit) -> Promise[CommitResult]:
+            told: Promise[CommitResult] = Promise()
 
-        def timed(turn: Commit) -> asyncio.Future[CommitResult]:
-            answer: asyncio.Future[CommitResult] = commit(turn)
-            answer.add_done_callback(answered)
-            return answer
+            def answered(answer: Promise[CommitResult]) -> None:
+                try:
+                    result = answer.result()
+                except StoreError as error:
+                    told.fail(error)
+                    return
+                if result.answer is Answer.OK:
+                    moments.append(time.perf_counter())
+                    if len(moments) == events:
+                        is_over.set()
+                told.keep(result)
+
+            commit(turn).then(answered)
+            return told
 
         store.commit = timed
         async with Worker(EventBus(rules(), store=store)) as worker, asyncio.timeout(None) as limit:
