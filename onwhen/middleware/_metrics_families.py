@@ -8,7 +8,7 @@ the number of subjects.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Final, TypeAlias
 
@@ -257,17 +257,19 @@ def of_workers(statuses: Sequence[WorkerStatus]) -> Iterator[Metric]:
         yield spec.family([((str(number),), values[number]) for number in sorted(values)])
 
 
-def of_circuits(states: Mapping[str, str]) -> Iterator[Metric]:
+def of_circuits(circuits: Iterable[tuple[str, str]]) -> Iterator[Metric]:
     """Go through circuits.
 
     Args:
-        states: key -> "closed", "half_open" or "open".
+        circuits: what each is called, and "closed", "half_open" or "open"; of those that are called alike, the worst
+            is shown.
     """
-    if not states:
-        return
-    counts = dict.fromkeys(_STATES, 0)
-    for state in states.values():
+    counts, worst = dict.fromkeys(_STATES, 0), dict[str, str]()
+    for name, state in circuits:
         counts[state] += 1
-    shown = sorted(states.items(), key=lambda item: (item[1] == "closed", item[0]))[:_MOST_CIRCUITS]
+        worst[name] = max(worst.get(name, "closed"), state, key=_STATES.index)
+    if not worst:
+        return
+    shown = sorted(worst.items(), key=lambda item: (item[1] == "closed", item[0]))[:_MOST_CIRCUITS]
     yield _CIRCUITS.family([((state,), count) for state, count in counts.items()])
-    yield _CIRCUIT.family([((key, state), state == now) for key, now in sorted(shown) for state in _STATES])
+    yield _CIRCUIT.family([((name, state), state == now) for name, now in sorted(shown) for state in _STATES])

@@ -141,6 +141,11 @@ class CircuitBreaker:
         self._circuits = ByKey(self._make)  # with what is said of all those of a bus
         self._announcements: WeakKeyDictionary[EventBus, Announcements] = WeakKeyDictionary()
 
+    @property
+    def label(self) -> str | None:
+        """What stands for all its circuits where no subject may; None if their keys are names of rules, or its own."""
+        return None if self._key is None else self._name or "(keyed)"
+
     def states(self) -> Mapping[str, State]:
         """Return what is known here of each circuit, by key; that one is open says nothing of whether it is due."""
         return {key: circuit.state for key, (circuit, _) in self._circuits.items()}

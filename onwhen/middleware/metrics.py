@@ -7,7 +7,7 @@ figures. What runs for each event only counts; everything else is worked out whe
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
 from functools import partial
 from itertools import pairwise
 from time import perf_counter
@@ -232,16 +232,13 @@ def _used_by(bus: EventBus) -> Iterator[object]:
         yield from rule.middleware
 
 
-def _circuits(buses: Sequence[EventBus]) -> Mapping[str, str]:
-    """Return key -> state of all circuits; of two of one name, that which is not closed."""
-    circuits: dict[str, str] = {}
+def _circuits(buses: Sequence[EventBus]) -> Iterator[tuple[str, str]]:
+    """Go through circuits: what each is called, and its state; those with keys of the user's are called alike."""
     used = {id(one): one for bus in buses for one in _used_by(bus)}
     for breaker in used.values():
         if isinstance(breaker, CircuitBreaker):
             for key, circuit in breaker.states().items():
-                if circuits.get(key, "closed") == "closed":
-                    circuits[key] = circuit.status
-    return circuits
+                yield breaker.label or key, circuit.status
 
 
 def _checked(buckets: Sequence[float]) -> tuple[float, ...]:

@@ -520,6 +520,25 @@ def test_of_two_circuits_of_one_name_the_worse_is_shown() -> None:
     assert list(series(Metrics().watch(bus), "onwhen_circuit_state")) == [("api", "open")]
 
 
+async def test_circuits_with_keys_are_shown_together() -> None:
+    """A key may be a subject, or come from outside; no label is made of it."""
+    rules = RuleSet("calls")
+    breaker = CircuitBreaker("api", key=lambda ctx: ctx.subject.name, failures=1, open_for=60)
+
+    @rules.on("call", middleware=[breaker])
+    def call(ctx: Context) -> None:
+        if ctx.payload:
+            raise ConnectionError("no answer")
+
+    bus = bus_with(rules)
+    async with bus:
+        for number in range(3):
+            await bus.emit("call", f"service:{number}", number == 1)
+        metrics = Metrics().watch(bus)
+        assert list(series(metrics, "onwhen_circuit_state")) == [("api", "open")]
+        assert value(metrics, "onwhen_circuits", state="closed") == 2
+
+
 def test_other_middleware_may_call_something_else_states() -> None:
     """A scrape does not fail over what a user's middleware is like."""
 
