@@ -23,13 +23,7 @@ fleet: setup ## The same on several workers over Redis, of which one is killed n
 
 test: setup ## Run all tests, the examples and the code in the docs, with branch coverage
 	@$(BIN)/coverage erase
-	@# Tests of the command line mostly wait, for processes: they run beside all others, and are shown after them.
-	@$(BIN)/coverage run --parallel-mode -m pytest tests/cli >.tests-cli.txt 2>&1 & beside=$$!; \
-	trap "kill $$beside" INT TERM; \
-	echo "tests/cli runs beside this"; \
-	$(BIN)/coverage run --parallel-mode -m pytest --ignore=tests/cli; main=$$?; \
-	wait $$beside; cli=$$?; cat .tests-cli.txt; rm -f .tests-cli.txt; \
-	exit $$((main + cli > 0))
+	$(BIN)/coverage run -m pytest
 	@$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
@@ -72,7 +66,7 @@ format: setup ## Format, and fix what can be fixed
 	$(BIN)/ruff format .
 
 clean: ## Remove .venv and all that was made
-	rm -rf .venv .bench .coverage .coverage.* .tests-cli.txt .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .bench .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.installed: pyproject.toml constraints.txt
